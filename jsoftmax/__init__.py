@@ -1,0 +1,43 @@
+"""jsoftmax: maps from logits to the probability simplex, for JAX.
+
+Softmax and its relatives, temperature, truncation and sampling: pure functions that work under ``jit``,
+``vmap``, ``grad``, ``jvp``, ``hessian``, ``scan`` and ``shard_map``, dense, masked, batched or split over a mesh.
+"""
+
+from jsoftmax._divergence import entropy as entropy
+from jsoftmax._sample import sample as sample
+from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
+from jsoftmax._softmax import log_softmax as log_softmax
+from jsoftmax._softmax import logsumexp as logsumexp
+from jsoftmax._softmax import softmax as softmax
+from jsoftmax._temperature import temperature_scale as temperature_scale
+from jsoftmax._truncate import epsilon_mask as epsilon_mask
+from jsoftmax._truncate import eta_mask as eta_mask
+from jsoftmax._truncate import mask_logits as mask_logits
+from jsoftmax._truncate import min_p_mask as min_p_mask
+from jsoftmax._truncate import top_k_mask as top_k_mask
+from jsoftmax._truncate import top_n_sigma_mask as top_n_sigma_mask
+from jsoftmax._truncate import top_p_mask as top_p_mask
+from jsoftmax._truncate import truncation_mask as truncation_mask
+from jsoftmax._truncate import typical_mask as typical_mask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "entropy",
+    "epsilon_mask",
+    "eta_mask",
+    "log_softmax",
+    "logsumexp",
+    "mask_logits",
+    "min_p_mask",
+    "sample",
+    "sample_and_log_prob",
+    "softmax",
+    "temperature_scale",
+    "top_k_mask",
+    "top_n_sigma_mask",
+    "top_p_mask",
+    "truncation_mask",
+    "typical_mask",
+]

@@ -1,0 +1,210 @@
+"""The door: arguments are checked once, by the public function's name, and converted to arrays.
+
+What is known at trace time and wrong raises here. What is only known at run time becomes NaN in its row.
+"""
+
+import operator
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax._reduce import Along
+from jsoftmax._typing import Axis, AxisName, Setting
+
+_ALLOWED = {
+    "temperature": "a number >= 0 (0 is the arg-max limit, inf is uniform)",
+    "k": "a whole number (k <= 0 or k >= the size of the axis is off)",
+    "p": "a number (p <= 0 keeps the mode, p >= 1 is off)",
+    "min_p": "a number (min_p <= 0 is off)",
+    "mass": "a number (mass >= 1 is off)",
+    "epsilon": "a number (epsilon <= 0 is off)",
+    "n": "a number (n <= 0 is off)",
+}
+
+
+class Rows(NamedTuple):
+    """Logits that passed the door: disallowed entries are -inf, and `along` tells where a row lies."""
+
+    logits: Array
+    where: Array | None
+    along: Along
+
+    @property
+    def compute_dtype(self) -> np.dtype:
+        """The dtype that settings and intermediate results have."""
+        return compute_dtype(self.logits.dtype)
+
+    def fill_disallowed(self, result: Array, fill: float) -> Array:
+        """Give the entries that `where` disallows their value, also in a row that is NaN."""
+        if self.where is None:
+            return result
+        return jnp.where(self.where, result, jnp.asarray(fill, result.dtype))
+
+
+def compute_dtype(dtype: np.dtype) -> np.dtype:
+    """float64 for float64, float32 for every other float."""
+    return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+
+
+def check_rows(
+    function: str, logits: ArrayLike, axis: Axis, where: ArrayLike | None, axis_name: AxisName
+) -> Rows:
+    """Check and convert the arguments that every function of rows shares."""
+    array = check_logits(function, logits)
+    along = Along(check_axis(function, axis, array.ndim), check_axis_name(function, axis_name))
+    if where is None:
+        return Rows(array, None, along)
+    mask = check_mask(function, "where", where, array.shape)
+    return Rows(jnp.where(mask, array, jnp.asarray(-jnp.inf, array.dtype)), mask, along)
+
+
+def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> Array:
+    """Convert to a floating-point array; integers become the default float."""
+    array = _as_array(function, argument, logits)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return array.astype(jnp.result_type(float))
+    raise TypeError(
+        f"{function}: {argument} must be real numbers (a floating-point or integer dtype), got dtype {array.dtype}"
+    )
+
+
+def check_axis(function: str, axis: Axis, ndim: int) -> int:
+    """Convert to a non-negative axis of an array with `ndim` dimensions."""
+    if isinstance(axis, bool | np.bool_):
+        raise TypeError(f"{function}: axis must be an integer, got {axis!r}")
+    try:
+        index = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{function}: axis must be an integer, got {axis!r}") from None
+    if ndim == 0:
+        raise ValueError(f"{function}: logits must have at least one dimension, got a 0-d array")
+    if not -ndim <= index < ndim:
+        raise ValueError(
+            f"{function}: axis must be in [{-ndim}, {ndim}) for logits of {ndim} dimensions, got axis={index}"
+        )
+    return index % ndim
+
+
+def check_axis_name(function: str, axis_name: AxisName) -> tuple[Hashable, ...]:
+    """Convert to a tuple of mesh axis names, each of which must be bound by ``jax.shard_map``."""
+    if axis_name is None:
+        return ()
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    for name in names:
+        try:
+            jax.lax.axis_size(name)
+        except (NameError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{function}: axis_name must name mesh axes in scope (inside jax.shard_map), got "
+                f"axis_name={axis_name!r}: {error}"
+            ) from None
+    return names
+
+
+def check_mask(function: str, argument: str, mask: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Convert to a boolean array of the logits' shape."""
+    array = _as_array(function, argument, mask)
+    if array.dtype != jnp.bool_:
+        raise TypeError(
+            f"{function}: {argument} must be boolean (True = allowed), got dtype {array.dtype}"
+        )
+    if not _fits(array.shape, shape):
+        raise ValueError(
+            f"{function}: {argument} must broadcast to the logits' shape {shape}, got shape {array.shape}"
+        )
+    return jnp.broadcast_to(array, shape)
+
+
+def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> Array:
+    """Convert to the compute dtype and to a shape that broadcasts against the logits.
+
+    A setting has the batch shape (the logits' shape without the row's axis) or broadcasts to it.
+    """
+    number = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    array = _as_array(function, argument, number)
+    if not jnp.issubdtype(array.dtype, jnp.floating) and not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{function}: {argument} must be real numbers, got dtype {array.dtype}")
+    if isinstance(value, int | float | np.ndarray | np.generic):
+        _check_static(function, argument, np.asarray(value))
+    axis = rows.along.axis
+    shape = rows.logits.shape
+    batch = shape[:axis] + shape[axis + 1 :]
+    if not _fits(array.shape, batch):
+        raise ValueError(
+            f"{function}: {argument} must be a number or broadcast to the batch shape {batch} (the logits' "
+            f"shape without axis), got shape {array.shape}"
+        )
+    array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
+    return jnp.expand_dims(array, axis).astype(rows.compute_dtype)
+
+
+def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array | None:
+    """A temperature as `check_setting`; None for the Python number one; NaN where it is negative."""
+    if isinstance(temperature, int | float) and temperature == 1:
+        return None
+    array = check_setting(function, "temperature", temperature, rows)
+    return jnp.where(array >= 0, array, jnp.nan)
+
+
+def check_choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Check a static choice between words."""
+    if value not in allowed:
+        words = " or ".join(repr(word) for word in allowed)
+        raise ValueError(f"{function}: {argument} must be {words}, got {value!r}")
+
+
+def check_key(function: str, key: Array) -> Array:
+    """Check that this is one PRNG key, typed or raw."""
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(
+            f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, got {type(key).__name__}"
+        )
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and key.dtype != np.uint32:
+        raise TypeError(
+            f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, got dtype {key.dtype}"
+        )
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(
+            f"{function}: key must be a single PRNG key (use jax.vmap for one key a row), got shape {key.shape}"
+        )
+    return jnp.asarray(key)
+
+
+def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+        if not hasattr(value, "__jax_array__"):
+            raise TypeError(
+                f"{function}: {argument} must be an array or a number, got {type(value).__name__}"
+            )
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{function}: {argument} must be an array of numbers: {error}") from None
+
+
+def _check_static(function: str, argument: str, value: np.ndarray) -> None:
+    name = argument.removeprefix("top_")
+    as_float = value.astype(np.float64)
+    bad = np.isnan(as_float)
+    if name == "temperature":
+        bad |= as_float < 0
+    if name == "k":
+        bad |= np.isfinite(as_float) & (as_float != np.floor(as_float))
+    if bad.any():
+        shown = value[bad].flat[0] if value.ndim else value[()]
+        raise ValueError(f"{function}: {argument} must be {_ALLOWED[name]}, got {argument}={shown}")
+
+
+def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False

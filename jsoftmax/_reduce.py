@@ -1,0 +1,99 @@
+"""Reductions along an axis of the array and the mesh axes over which that axis is split.
+
+Every reduction keeps the reduced axis with size one. This is the only file that calls collectives; with
+``axis_name=()`` there are none. What crosses devices is O(batch) a call, or O(batch x shards) for
+`shard_offset`.
+"""
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+class Along(NamedTuple):
+    """Where a row lies: its axis in the array, and the mesh axes that split it (none when dense)."""
+
+    axis: int
+    axis_name: tuple[Hashable, ...] = ()
+
+    @property
+    def last(self) -> "Along":
+        """The same row in an array that has it as the last axis."""
+        return Along(-1, self.axis_name)
+
+
+def row_max(x: Array, along: Along) -> Array:
+    """Largest entry: -inf for an empty row, NaN for a row that holds +inf or NaN. No gradient flows.
+
+    ``pmax`` has no differentiation rule, so the gradient stops before it; and collectives do not agree on
+    what they do with NaN, so a bad row crosses devices as +inf.
+    """
+    peak = jnp.max(lax.stop_gradient(x), axis=along.axis, keepdims=True, initial=-jnp.inf)
+    peak = jnp.where(jnp.isnan(peak), jnp.inf, peak)
+    if along.axis_name:
+        peak = lax.pmax(peak, along.axis_name)
+    return jnp.where(peak == jnp.inf, jnp.nan, peak)
+
+
+def row_sum(x: Array, along: Along) -> Array:
+    """Sum of the entries, in the dtype of ``x`` (booleans are counted in int32)."""
+    dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
+    total = jnp.sum(x, axis=along.axis, keepdims=True, dtype=dtype)
+    return lax.psum(total, along.axis_name) if along.axis_name else total
+
+
+def row_size(x: Array, along: Along) -> int:
+    """Number of entries of the whole row."""
+    return x.shape[along.axis] * shard_count(along)
+
+
+def shard_count(along: Along) -> int:
+    """Number of shards that the row is split into."""
+    count = 1
+    for name in along.axis_name:
+        count *= lax.axis_size(name)
+    return count
+
+
+def shard_index(along: Along) -> Array:
+    """Which shard of the row this is, in the order of the entries."""
+    index = jnp.zeros((), jnp.int32)
+    for name in along.axis_name:
+        index = index * lax.axis_size(name) + lax.axis_index(name)
+    return index
+
+
+def shard_offset(x: Array, along: Along) -> Array:
+    """Sum of a per-shard number (axis of size one) over the shards before this one.
+
+    The numbers are placed in a vector of one slot a shard and summed over the mesh, which every shard
+    then holds alike: an all-reduce of O(batch x shards).
+    """
+    if not along.axis_name:
+        return jnp.zeros_like(x)
+    slots = lax.broadcasted_iota(jnp.int32, (shard_count(along),), 0)
+    here = shard_index(along)
+    column = x[..., None]
+    placed = jnp.where(slots == here, column, jnp.zeros_like(column))
+    everyone = lax.psum(placed, along.axis_name)
+    return jnp.sum(jnp.where(slots < here, everyone, 0), axis=-1, dtype=x.dtype)
+
+
+def row_cumsum(x: Array, along: Along) -> Array:
+    """Inclusive prefix sum along the whole row."""
+    local = jnp.cumsum(x, axis=along.axis, dtype=x.dtype)
+    if not along.axis_name:
+        return local
+    total = jnp.sum(x, axis=along.axis, keepdims=True, dtype=x.dtype)
+    return local + shard_offset(total, along)
+
+
+def row_index(x: Array, along: Along) -> Array:
+    """Index of every entry in the whole row, int32."""
+    local = lax.broadcasted_iota(jnp.int32, x.shape, along.axis % x.ndim)
+    if not along.axis_name:
+        return local
+    return local + shard_index(along) * jnp.int32(x.shape[along.axis])

@@ -1,0 +1,321 @@
+"""softmax, log_softmax and logsumexp, with their JVP rules.
+
+With z = (x - max x) / T, s = sum exp(z) and L = log s: softmax = exp(z) / s, log_softmax = z - L and
+logsumexp = max x + T L. The largest entry is a constant of the derivative, since none of the three depends
+on the shift. Entries that are not allowed are -inf here, and -inf stays constant under differentiation.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+
+from jsoftmax._checks import check_rows, check_temperature, compute_dtype
+from jsoftmax._reduce import Along, row_max, row_sum
+from jsoftmax._typing import Axis, AxisName, Setting
+
+
+def softmax(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: Setting = 1.0,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Probabilities of the entries of a row: non-negative, and one in sum.
+
+    .. math:: p_i = \frac{\exp((x_i - \max x) / T)}{\sum_j \exp((x_j - \max x) / T)}
+
+    Args:
+      logits: real numbers of any shape with at least one dimension.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed. Other entries count as
+        absent, whatever they hold.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits' shape without
+        `axis`). Traced: a new value does not recompile.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      An array of the logits' shape and float dtype (integers become the default float). float16 and bfloat16
+      are computed in float32 and rounded once; float32 is within 4 eps, relative, for T = 1 (another T adds
+      the rounding of the division: about abs(z) eps / 2).
+
+    Raises:
+      TypeError: logits are not real numbers, or `where` is not boolean.
+      ValueError: an axis, a shape or a static temperature that is not allowed.
+
+    Edge cases: a -inf or disallowed entry has probability 0 and gradient 0; a row with nothing allowed is all
+    0. T = 0 shares all mass equally among the largest entries, with zero gradient; T = inf is uniform. A row
+    that holds NaN or +inf, or whose traced temperature is negative or NaN, is NaN; other rows are untouched.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> x = jnp.array([2.0, 1.0, -jnp.inf, 1.0])
+      >>> with jnp.printoptions(precision=3):
+      ...     print(jsoftmax.softmax(x))
+      [0.576 0.212 0.    0.212]
+      >>> print(jsoftmax.softmax(x, where=x < 2), jsoftmax.softmax(x, temperature=0.0))
+      [0.  0.5 0.  0.5] [1. 0. 0. 0.]
+    """
+    rows = check_rows("softmax", logits, axis, where, axis_name)
+    temperature = check_temperature("softmax", temperature, rows)
+    return rows.fill_disallowed(_softmax(rows.logits, temperature, rows.along), 0)
+
+
+def log_softmax(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: Setting = 1.0,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Logarithms of `softmax`, also where the probability itself would underflow.
+
+    .. math:: \log p_i = \frac{x_i - \max x}{T} - \log \sum_j \exp\frac{x_j - \max x}{T}
+
+    Args:
+      logits: real numbers of any shape with at least one dimension.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      An array of the logits' shape and float dtype. The log-probability of a nearly certain entry keeps its
+      relative accuracy (log1p of what the others sum to).
+
+    Raises:
+      TypeError: logits are not real numbers, or `where` is not boolean.
+      ValueError: an axis, a shape or a static temperature that is not allowed.
+
+    Edge cases: -inf, with gradient 0, at -inf and at disallowed entries, and everywhere in a row with nothing
+    allowed. T = 0 gives -log(number of largest entries) there and -inf elsewhere. NaN rows as `softmax`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> print(jsoftmax.log_softmax(jnp.array([20.0, 0.0, -jnp.inf])))
+      [-2.0611537e-09 -2.0000000e+01           -inf]
+    """
+    rows = check_rows("log_softmax", logits, axis, where, axis_name)
+    temperature = check_temperature("log_softmax", temperature, rows)
+    return rows.fill_disallowed(_log_softmax(rows.logits, temperature, rows.along), -jnp.inf)
+
+
+def logsumexp(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: Setting = 1.0,
+    keepdims: bool = False,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Smooth maximum of a row, the logarithm of softmax's normaliser.
+
+    .. math:: T \log \sum_i \exp(x_i / T)
+
+    Args:
+      logits: real numbers of any shape with at least one dimension.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
+      keepdims: keep `axis`, with size one.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      An array of the batch shape and the logits' float dtype. Its gradient is `softmax`.
+
+    Raises:
+      TypeError: logits are not real numbers, or `where` is not boolean.
+      ValueError: an axis, a shape or a static temperature that is not allowed.
+
+    Edge cases: -inf for a row with nothing allowed and for a size-0 axis, with gradient 0. T = 0 is the
+    maximum (its gradient is shared equally among ties); T = inf is inf, or the entry of a row of one. NaN rows
+    as `softmax`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> x = jnp.array([1000.0, 1000.0])
+      >>> print(jsoftmax.logsumexp(x), jsoftmax.logsumexp(x, temperature=0.0))
+      1000.6932 1000.0
+    """
+    rows = check_rows("logsumexp", logits, axis, where, axis_name)
+    temperature = check_temperature("logsumexp", temperature, rows)
+    result = _logsumexp(rows.logits, temperature, rows.along)
+    return result if keepdims else jnp.squeeze(result, rows.along.axis)
+
+
+def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
+    """z = (x - max x) / T in the compute dtype, -inf where x is.
+
+    At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only zeros.
+    """
+    difference = logits.astype(peak.dtype) - jnp.where(peak == -jnp.inf, 0, peak)
+    if temperature is None:
+        return difference
+    absent = difference == -jnp.inf
+    present = jnp.where(absent, 0, difference)
+    quotient = present / jnp.where(temperature == 0, 1, temperature)
+    limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
+    return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
+
+
+def log_sum_exp(z: Array, peak: Array, along: Along) -> Array:
+    """log sum exp(z), as log1p of all but one largest entry: accurate however small the others are.
+
+    Zero for a row with nothing allowed, so that z minus it is -inf there.
+    """
+    others = row_sum(jnp.where(z == 0, 0, jnp.exp(z)), along)
+    largest = row_sum((z == 0).astype(z.dtype), along)
+    return jnp.where(peak == -jnp.inf, 0, jnp.log1p(others + jnp.maximum(largest - 1, 0)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.jit, static_argnums=2)
+def normalizer(logits: Array, temperature: Array | None, along: Along) -> tuple[Array, Array]:
+    """The largest entry, a constant under differentiation, and L = log sum exp(z): both per row."""
+    peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
+    return peak, log_sum_exp(shift(logits, temperature, peak), peak, along)
+
+
+@partial(normalizer.defjvp, symbolic_zeros=True)
+def _normalizer_jvp(along, primals, tangents):
+    # dL = sum p dz
+    logits, temperature = primals
+    peak, log_total = normalizer(logits, temperature, along)
+
+    def mean(z, p, change):
+        return row_sum(p * change, along)
+
+    dot = contract(mean, logits, temperature, peak, log_total, tangents)
+    return (peak, log_total), (jnp.zeros_like(peak), dot * inverse(temperature))
+
+
+def contract(
+    of: Callable[[Array, Array, Array], Array],
+    logits: Array,
+    temperature: Array | None,
+    peak: Array,
+    log_total: Array,
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None],
+) -> Array:
+    """A sum over the row of z, p and T dz. Its backward pass keeps the logits and computes p again."""
+
+    @jax.checkpoint
+    def recomputed(logits, temperature, peak, log_total, tangents):
+        z = shift(logits, temperature, peak)
+        change = scaled_tangent(z, *tangents)
+        return of(z, jnp.exp(z - log_total), change)
+
+    known = tuple(None if isinstance(t, SymbolicZero) else t for t in tangents)
+    return recomputed(logits, temperature, peak, log_total, known)
+
+
+def scaled_tangent(z: Array, of_logits: Array | None, of_temperature: Array | None) -> Array:
+    """T dz = dx - z dT, with 0 for z at -inf; None is a tangent of zero."""
+    change = jnp.zeros_like(z) if of_logits is None else of_logits.astype(z.dtype)
+    if of_temperature is None:
+        return change
+    return change - jnp.where(z == -jnp.inf, 0, z) * of_temperature
+
+
+def inverse(temperature: Array | None) -> Array | float:
+    """1 / T, but 0 at the limits T = 0 and T = inf, where gradients vanish."""
+    if temperature is None:
+        return 1.0
+    reciprocal = 1 / jnp.where(temperature == 0, jnp.inf, temperature)
+    return jnp.minimum(reciprocal, jnp.finfo(temperature.dtype).max)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.jit, static_argnums=2)
+def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
+    peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
+    z = shift(logits, temperature, peak)
+    mass = jnp.exp(z)
+    total = row_sum(mass, along)
+    if temperature is None and logits.dtype == peak.dtype:
+        mass = mass + mass * _rounding(logits, peak, z)
+    return (mass / jnp.where(total == 0, 1, total)).astype(logits.dtype)
+
+
+@partial(_softmax.defjvp, symbolic_zeros=True)
+def _softmax_jvp(along, primals, tangents):
+    # dp = p (dz - sum p dz). The mean is taken under p as rounded, so that the tangents of a row sum to zero
+    # in float16 too; 1 / T comes last, so that a one-hot row at a tiny T meets no inf * 0.
+    logits, temperature = primals
+    rounded = _softmax(logits, temperature, along)
+    of_logits, of_temperature = (None if isinstance(t, SymbolicZero) else t for t in tangents)
+
+    dtype = compute_dtype(logits.dtype)
+    peak = None
+    if of_temperature is not None:
+        peak = row_max(logits.astype(dtype), along)
+
+    @jax.checkpoint
+    def spread(rounded, logits, temperature, peak, of_logits, of_temperature):
+        p = rounded.astype(dtype)
+        z = p if peak is None else shift(logits, temperature, peak)
+        change = scaled_tangent(z, of_logits, of_temperature)
+        mean = row_sum(p * change, along)
+        if rounded.dtype != dtype:
+            total = row_sum(p, along)
+            mean = mean / jnp.where(total == 0, 1, total)
+        return (p * (change - mean) * inverse(temperature)).astype(rounded.dtype)
+
+    return rounded, spread(rounded, logits, temperature, peak, of_logits, of_temperature)
+
+
+def _rounding(x: Array, peak: Array, difference: Array) -> Array:
+    """What x - peak lost in rounding to `difference` (Knuth's two-sum), 0 at -inf."""
+    taken = difference - x
+    lost = (x - (difference - taken)) - (peak + taken)
+    return jnp.where(difference == -jnp.inf, 0, lax.stop_gradient(lost))
+
+
+@partial(jax.jit, static_argnums=2)
+def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
+    peak, log_total = normalizer(logits, temperature, along)
+
+    @jax.checkpoint
+    def subtract(logits, temperature, peak, log_total):
+        z = shift(logits, temperature, peak)
+        if temperature is None and logits.dtype == peak.dtype:
+            log_total = log_total - _rounding(logits, peak, z)
+        return jnp.where(z == -jnp.inf, -jnp.inf, z - log_total).astype(logits.dtype)
+
+    return subtract(logits, temperature, peak, log_total)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.jit, static_argnums=2)
+def _logsumexp(logits: Array, temperature: Array | None, along: Along) -> Array:
+    peak, log_total = normalizer(logits, temperature, along)
+    if temperature is not None:
+        log_total = jnp.where(log_total == 0, 0, temperature * log_total)
+    return (peak + log_total).astype(logits.dtype)
+
+
+@partial(_logsumexp.defjvp, symbolic_zeros=True)
+def _logsumexp_jvp(along, primals, tangents):
+    # d(T L + max x) = sum p (T dz) + L dT
+    logits, temperature = primals
+    peak, log_total = normalizer(logits, temperature, along)
+    result = _logsumexp(logits, temperature, along)
+
+    def mean(z, p, change):
+        return row_sum(p * change, along)
+
+    tangent = contract(mean, logits, temperature, peak, log_total, tangents)
+    if temperature is not None and not isinstance(tangents[1], SymbolicZero):
+        tangent = tangent + log_total * tangents[1]
+    return result, tangent.astype(logits.dtype)
