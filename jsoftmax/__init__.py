@@ -1,7 +1,8 @@
 """jsoftmax: maps from logits to the probability simplex, for JAX.
 
-Softmax and its relatives, temperature, truncation and sampling: pure functions that work under ``jit``,
-``vmap``, ``grad``, ``jvp``, ``hessian``, ``scan`` and ``shard_map``, dense, masked, batched or split over a mesh.
+Softmax and its relatives, temperature, truncation and sampling: pure functions that work under
+``jit``, ``vmap``, ``grad``, ``jvp``, ``hessian``, ``scan`` and ``shard_map``, dense, masked,
+batched or split over a mesh.
 """
 
 from jsoftmax._divergence import entropy as entropy
@@ -11,12 +12,12 @@ from jsoftmax._softmax import log_softmax as log_softmax
 from jsoftmax._softmax import logsumexp as logsumexp
 from jsoftmax._softmax import softmax as softmax
 from jsoftmax._temperature import temperature_scale as temperature_scale
-from jsoftmax._truncate import epsilon_mask as epsilon_mask
-from jsoftmax._truncate import eta_mask as eta_mask
+from jsoftmax._threshold import epsilon_mask as epsilon_mask
+from jsoftmax._threshold import eta_mask as eta_mask
+from jsoftmax._threshold import min_p_mask as min_p_mask
+from jsoftmax._threshold import top_n_sigma_mask as top_n_sigma_mask
 from jsoftmax._truncate import mask_logits as mask_logits
-from jsoftmax._truncate import min_p_mask as min_p_mask
 from jsoftmax._truncate import top_k_mask as top_k_mask
-from jsoftmax._truncate import top_n_sigma_mask as top_n_sigma_mask
 from jsoftmax._truncate import top_p_mask as top_p_mask
 from jsoftmax._truncate import truncation_mask as truncation_mask
 from jsoftmax._truncate import typical_mask as typical_mask

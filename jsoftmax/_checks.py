@@ -1,6 +1,7 @@
 """The door: arguments are checked once, by the public function's name, and converted to arrays.
 
-What is known at trace time and wrong raises here. What is only known at run time becomes NaN in its row.
+What is known at trace time and wrong raises here. What is only known at run time becomes NaN in
+its row.
 """
 
 import operator
@@ -28,7 +29,7 @@ _ALLOWED = {
 
 
 class Rows(NamedTuple):
-    """Logits that passed the door: disallowed entries are -inf, and `along` tells where a row lies."""
+    """Logits that passed the door: disallowed entries are -inf; `along` tells where a row lies."""
 
     logits: Array
     where: Array | None
@@ -71,7 +72,8 @@ def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> 
     if jnp.issubdtype(array.dtype, jnp.integer):
         return array.astype(jnp.result_type(float))
     raise TypeError(
-        f"{function}: {argument} must be real numbers (a floating-point or integer dtype), got dtype {array.dtype}"
+        f"{function}: {argument} must be real numbers (a floating-point or integer dtype), "
+        f"got dtype {array.dtype}"
     )
 
 
@@ -87,7 +89,8 @@ def check_axis(function: str, axis: Axis, ndim: int) -> int:
         raise ValueError(f"{function}: logits must have at least one dimension, got a 0-d array")
     if not -ndim <= index < ndim:
         raise ValueError(
-            f"{function}: axis must be in [{-ndim}, {ndim}) for logits of {ndim} dimensions, got axis={index}"
+            f"{function}: axis must be in [{-ndim}, {ndim}) for logits of {ndim} dimensions, "
+            f"got axis={index}"
         )
     return index % ndim
 
@@ -117,7 +120,8 @@ def check_mask(function: str, argument: str, mask: ArrayLike, shape: tuple[int, 
         )
     if not _fits(array.shape, shape):
         raise ValueError(
-            f"{function}: {argument} must broadcast to the logits' shape {shape}, got shape {array.shape}"
+            f"{function}: {argument} must broadcast to the logits' shape {shape}, "
+            f"got shape {array.shape}"
         )
     return jnp.broadcast_to(array, shape)
 
@@ -129,7 +133,9 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
     """
     number = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
     array = _as_array(function, argument, number)
-    if not jnp.issubdtype(array.dtype, jnp.floating) and not jnp.issubdtype(array.dtype, jnp.integer):
+    if not jnp.issubdtype(array.dtype, jnp.floating) and not jnp.issubdtype(
+        array.dtype, jnp.integer
+    ):
         raise TypeError(f"{function}: {argument} must be real numbers, got dtype {array.dtype}")
     if isinstance(value, int | float | np.ndarray | np.generic):
         _check_static(function, argument, np.asarray(value))
@@ -138,15 +144,15 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
     batch = shape[:axis] + shape[axis + 1 :]
     if not _fits(array.shape, batch):
         raise ValueError(
-            f"{function}: {argument} must be a number or broadcast to the batch shape {batch} (the logits' "
-            f"shape without axis), got shape {array.shape}"
+            f"{function}: {argument} must be a number or broadcast to the batch shape {batch} "
+            f"(the logits' shape without axis), got shape {array.shape}"
         )
     array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
     return jnp.expand_dims(array, axis).astype(rows.compute_dtype)
 
 
 def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array | None:
-    """A temperature as `check_setting`; None for the Python number one; NaN where it is negative."""
+    """A temperature as `check_setting`: None for the Python number one, NaN where negative."""
     if isinstance(temperature, int | float) and temperature == 1:
         return None
     array = check_setting(function, "temperature", temperature, rows)
@@ -160,30 +166,33 @@ def check_choice(function: str, argument: str, value: str, allowed: tuple[str, .
         raise ValueError(f"{function}: {argument} must be {words}, got {value!r}")
 
 
-def check_key(function: str, key: Array) -> Array:
+def check_key(function: str, key: object) -> Array:
     """Check that this is one PRNG key, typed or raw."""
     if not isinstance(key, jax.Array | np.ndarray):
         raise TypeError(
-            f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, got {type(key).__name__}"
+            f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, "
+            f"got {type(key).__name__}"
         )
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and key.dtype != np.uint32:
         raise TypeError(
-            f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, got dtype {key.dtype}"
+            f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, "
+            f"got dtype {key.dtype}"
         )
     if key.ndim != (0 if typed else 1):
         raise ValueError(
-            f"{function}: key must be a single PRNG key (use jax.vmap for one key a row), got shape {key.shape}"
+            f"{function}: key must be a single PRNG key (use jax.vmap for one key a row), "
+            f"got shape {key.shape}"
         )
     return jnp.asarray(key)
 
 
 def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
-    if not isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
-        if not hasattr(value, "__jax_array__"):
-            raise TypeError(
-                f"{function}: {argument} must be an array or a number, got {type(value).__name__}"
-            )
+    kinds = jax.Array | np.ndarray | np.generic | bool | int | float | complex
+    if not isinstance(value, kinds) and not hasattr(value, "__jax_array__"):
+        raise TypeError(
+            f"{function}: {argument} must be an array or a number, got {type(value).__name__}"
+        )
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:

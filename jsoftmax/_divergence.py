@@ -5,12 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature
 from jsoftmax._reduce import Along, row_sum
-from jsoftmax._softmax import contract, inverse, normalizer, shift
+from jsoftmax._softmax import Primals, Tangents, contract, inverse, normalizer, shift
 from jsoftmax._typing import Axis, AxisName, Setting
 
 
@@ -30,8 +29,8 @@ def entropy(
       logits: real numbers of any shape with at least one dimension.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits' shape without
-        `axis`). Traced: a new value does not recompile.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
+        shape without `axis`). Traced: a new value does not recompile.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
 
     Returns:
@@ -41,11 +40,12 @@ def entropy(
       TypeError: logits are not real numbers, or `where` is not boolean.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
-    Edge cases: 0 for a row with nothing allowed. A -inf or disallowed entry adds nothing and has gradient 0.
-    T = 0 gives log(number of largest entries), T = inf log(number of allowed entries), with zero gradient. A
-    row that holds NaN or +inf, or whose traced temperature is negative or NaN, is NaN.
+    Edge cases: 0 for a row with nothing allowed. A -inf or disallowed entry adds nothing and has
+    gradient 0. T = 0 gives log(number of largest entries), T = inf log(number of allowed entries),
+    with zero gradient. A row that holds NaN or +inf, or whose traced temperature is negative or
+    NaN, is NaN.
 
-    Example:
+    Examples:
       >>> import jax
       >>> import jax.numpy as jnp
       >>> import jsoftmax
@@ -54,8 +54,8 @@ def entropy(
       0.6931472 [0. 0. 0.]
     """
     rows = check_rows("entropy", logits, axis, where, axis_name)
-    temperature = check_temperature("entropy", temperature, rows)
-    result = _entropy(rows.logits, temperature, rows.along)
+    checked = check_temperature("entropy", temperature, rows)
+    result = _entropy(rows.logits, checked, rows.along)
     return jnp.squeeze(result.astype(rows.logits.dtype), rows.along.axis)
 
 
@@ -69,13 +69,13 @@ def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
 
 
 @partial(_entropy.defjvp, symbolic_zeros=True)
-def _entropy_jvp(along, primals, tangents):
+def _entropy_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
     # dH = -sum p (log p + H) dz = sum p (-log p) dz - H sum p dz
     logits, temperature = primals
     peak, log_total = normalizer(logits, temperature, along)
     result = _entropy(logits, temperature, along)
 
-    def of_surprise(z, p, change):
+    def of_surprise(z: Array, p: Array, change: Array) -> Array:
         return row_sum(p * _if_present(z, log_total - z - result) * change, along)
 
     dot = contract(of_surprise, logits, temperature, peak, log_total, tangents)
@@ -83,5 +83,5 @@ def _entropy_jvp(along, primals, tangents):
 
 
 def _if_present(z: Array, value: Array) -> Array:
-    """The value, and 0 at -inf, where p is 0. Both are kept from meeting in a derivative as 0 * inf."""
+    """The value, and 0 where z is -inf and p is 0: no derivative of any order meets 0 * inf."""
     return jnp.where(z == -jnp.inf, 0, value)

@@ -1,20 +1,19 @@
 """Reductions along an axis of the array and the mesh axes over which that axis is split.
 
-Every reduction keeps the reduced axis with size one. This is the only file that calls collectives; with
-``axis_name=()`` there are none. What crosses devices is O(batch) a call, or O(batch x shards) for
-`shard_offset`.
+Every reduction keeps the reduced axis with size one. This is the only file that calls collectives;
+with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, or O(batch x shards)
+for `shard_offset`.
 """
 
 from collections.abc import Hashable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
 class Along(NamedTuple):
-    """Where a row lies: its axis in the array, and the mesh axes that split it (none when dense)."""
+    """Where a row lies: its axis in the array, and the mesh axes that split it (dense: none)."""
 
     axis: int
     axis_name: tuple[Hashable, ...] = ()
@@ -26,10 +25,10 @@ class Along(NamedTuple):
 
 
 def row_max(x: Array, along: Along) -> Array:
-    """Largest entry: -inf for an empty row, NaN for a row that holds +inf or NaN. No gradient flows.
+    """Largest entry: -inf for an empty row, NaN for one that holds +inf or NaN. No gradient.
 
-    ``pmax`` has no differentiation rule, so the gradient stops before it; and collectives do not agree on
-    what they do with NaN, so a bad row crosses devices as +inf.
+    ``pmax`` has no differentiation rule, so the gradient stops before it; and collectives do not
+    agree on what they do with NaN, so a bad row crosses devices as +inf.
     """
     peak = jnp.max(lax.stop_gradient(x), axis=along.axis, keepdims=True, initial=-jnp.inf)
     peak = jnp.where(jnp.isnan(peak), jnp.inf, peak)
@@ -69,8 +68,8 @@ def shard_index(along: Along) -> Array:
 def shard_offset(x: Array, along: Along) -> Array:
     """Sum of a per-shard number (axis of size one) over the shards before this one.
 
-    The numbers are placed in a vector of one slot a shard and summed over the mesh, which every shard
-    then holds alike: an all-reduce of O(batch x shards).
+    The numbers are placed in a vector of one slot a shard and summed over the mesh, which every
+    shard then holds alike: an all-reduce of O(batch x shards).
     """
     if not along.axis_name:
         return jnp.zeros_like(x)

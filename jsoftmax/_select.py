@@ -1,77 +1,70 @@
 """The selection engine: the smallest set of highest scores whose total weight reaches a target.
 
-Top-k (weights one, target k), top-p (weights p, target p) and typical (scores -abs(log p + H)) are this one
-question. It is answered without a sort, by bisection over the ordered bits of the scores: the cut is the
-largest float whose upper set reaches the target, and it is exact.
+Top-k (weights one, target k), top-p (weights p, target p) and typical (scores -abs(log p + H)) are
+this one question. With A(t) the weight of the entries with score > t, the set is {i : A(score_i) <
+target}, and so {i : score_i >= cut} for the smallest float with A(cut) < target. It is found
+without a sort.
 """
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._reduce import Along, row_cumsum, row_max, row_sum
-from jsoftmax._typing import Ties
+from jsoftmax._reduce import Along, row_cumsum
 
 
-def select(score: Array, weight: Array | None, target: Array, along: Along, ties: Ties) -> Array:
-    """Mask of the selected entries.
+def find_cut(weight_above: Callable[[Array], Array], target: Array, peak: Array) -> Array:
+    """Smallest float t for which the entries with score > t weigh less than the target.
 
     Args:
-      score: floats; an entry of -inf is never selected.
-      weight: non-negative, of the score's shape; None counts entries.
-      target: per row (axis of size one). At most zero selects the highest score alone; a target that is
-        not reached selects every entry above -inf.
-      along: where a row lies.
-      ties: "all" selects every entry that equals the cut, "first" only as many as are needed, lowest index
-        first.
+      weight_above: A(t), per row.
+      target: per row; where it is at most zero, the cut is the peak.
+      peak: largest score of each row; a row where it is -inf or NaN has the cut -inf.
     """
-    if weight is None:
-        weight = (score > -jnp.inf).astype(jnp.int32)
-        target = jnp.ceil(target).astype(jnp.int32)
-    cut = _cut(score, weight, target, along)
-    present = score > -jnp.inf
-    if ties == "all":
-        return present & (score >= cut)
-    above = score > cut
-    tied = present & (score == cut)
-    missing = target - row_sum(_only(above, weight), along)
-    tied_weight = _only(tied, weight)
-    before = row_cumsum(tied_weight, along) - tied_weight
-    return above | (tied & ((before < missing) | (before == 0)))
-
-
-def _only(mask: Array, weight: Array) -> Array:
-    return jnp.where(mask, weight, jnp.zeros((), weight.dtype))
-
-
-def _cut(score: Array, weight: Array, target: Array, along: Along) -> Array:
-    """Largest float c for which the entries with score >= c weigh at least the target."""
-    peak = row_max(score, along)
+    lowest = ordered_key(jnp.asarray(-jnp.inf, peak.dtype))
     usable = peak > -jnp.inf
-    lowest = ordered_key(jnp.asarray(-jnp.inf, score.dtype))
-    # `reached` reaches the target (or is the bottom), `missed` does not: it lies above every entry.
-    reached = jnp.where(usable, lowest, lowest) + jnp.zeros_like(target, lowest.dtype)
-    missed = jnp.where(usable, ordered_key(peak), lowest) + 1 + jnp.zeros_like(reached)
+    # `over` weighs at least the target (or lies below every entry), `under` weighs less.
+    under = jnp.where(usable, ordered_key(peak), lowest)
+    over = jnp.where(usable, lowest - 1, lowest - 1) + jnp.zeros_like(under)
 
-    def unfinished(bounds):
-        reached, missed = bounds
-        return jnp.any(reached + 1 < missed)
+    def unfinished(bounds: tuple[Array, Array]) -> Array:
+        over, under = bounds
+        return jnp.any(over + 1 < under)
 
-    def halve(bounds):
-        reached, missed = bounds
-        middle = (reached & missed) + ((reached ^ missed) >> 1)
-        upper = _only(score >= from_ordered_key(middle, score.dtype), weight)
-        enough = row_sum(upper, along) >= target
-        return jnp.where(enough, middle, reached), jnp.where(enough, missed, middle)
+    def halve(bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        over, under = bounds
+        middle = (over & under) + ((over ^ under) >> 1)
+        # A row that is finished has middle == over, and stays.
+        less = (weight_above(from_ordered_key(middle, peak.dtype)) < target) & (middle > over)
+        return jnp.where(less, over, middle), jnp.where(less, middle, under)
 
-    reached, _ = lax.while_loop(unfinished, halve, (reached, missed))
-    return from_ordered_key(reached, score.dtype)
+    _, under = lax.while_loop(unfinished, halve, (over, under))
+    return from_ordered_key(under, peak.dtype)
+
+
+def first_ties(tied: Array, weight: Array, missing: Array, along: Along) -> Array:
+    """Of the tied entries, the fewest whose weight reaches what is missing: lowest index first."""
+    weight = jnp.where(tied, weight, jnp.zeros((), weight.dtype))
+    before = row_cumsum(weight, along) - weight
+    return tied & ((before < missing) | (before == 0))
+
+
+def step_down(x: Array) -> Array:
+    """Next smaller float, which turns "at least x" into "above it".
+
+    Denormals are passed over: compiled programs count them as zero.
+    """
+    key = ordered_key(jnp.where(x == 0, jnp.zeros_like(x), x)) - 1
+    tiny = ordered_key(jnp.asarray(-jnp.finfo(x.dtype).tiny, x.dtype))
+    key = jnp.where((key < 0) & (key > tiny), tiny, key)
+    return jnp.where(x == -jnp.inf, x, from_ordered_key(key, x.dtype))
 
 
 def ordered_key(x: Array) -> Array:
     """Signed integers in the order of the floats (-0.0 just below 0.0)."""
-    bits = lax.bitcast_convert_type(x, _integer(x.dtype))
-    return _flip_negative(bits)
+    return _flip_negative(lax.bitcast_convert_type(x, _integer(x.dtype)))
 
 
 def from_ordered_key(key: Array, dtype: np.dtype) -> Array:

@@ -1,12 +1,14 @@
 """softmax, log_softmax and logsumexp, with their JVP rules.
 
-With z = (x - max x) / T, s = sum exp(z) and L = log s: softmax = exp(z) / s, log_softmax = z - L and
-logsumexp = max x + T L. The largest entry is a constant of the derivative, since none of the three depends
-on the shift. Entries that are not allowed are -inf here, and -inf stays constant under differentiation.
+With z = (x - max x) / T, s = sum exp(z) and L = log s: softmax = exp(z) / s, log_softmax = z - L
+and logsumexp = max x + T L. The largest entry is a constant of the derivative, since none of the
+three depends on the shift. Entries that are not allowed are -inf here, and -inf stays constant
+under differentiation.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,11 @@ from jax.typing import ArrayLike
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
 from jsoftmax._reduce import Along, row_max, row_sum
 from jsoftmax._typing import Axis, AxisName, Setting
+
+Primals: TypeAlias = tuple[Array, Array | None]
+"""Logits and temperature; None is the temperature one."""
+
+Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
 
 
 def softmax(
@@ -34,26 +41,27 @@ def softmax(
     Args:
       logits: real numbers of any shape with at least one dimension.
       axis: the axis that holds a row.
-      where: boolean, broadcasts to the logits' shape: True where an entry is allowed. Other entries count as
-        absent, whatever they hold.
-      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits' shape without
-        `axis`). Traced: a new value does not recompile.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed. Other entries
+        count as absent, whatever they hold.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
+        shape without `axis`). Traced: a new value does not recompile.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
 
     Returns:
-      An array of the logits' shape and float dtype (integers become the default float). float16 and bfloat16
-      are computed in float32 and rounded once; float32 is within 4 eps, relative, for T = 1 (another T adds
-      the rounding of the division: about abs(z) eps / 2).
+      An array of the logits' shape and float dtype (integers become the default float). float16 and
+      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T =
+      1 (another T adds the rounding of the division: about abs(z) eps / 2).
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
-    Edge cases: a -inf or disallowed entry has probability 0 and gradient 0; a row with nothing allowed is all
-    0. T = 0 shares all mass equally among the largest entries, with zero gradient; T = inf is uniform. A row
-    that holds NaN or +inf, or whose traced temperature is negative or NaN, is NaN; other rows are untouched.
+    Edge cases: a -inf or disallowed entry has probability 0 and gradient 0; a row with nothing
+    allowed is all 0. T = 0 shares all mass equally among the largest entries, with zero gradient; T
+    = inf is uniform. A row that holds NaN or +inf, or whose traced temperature is negative or NaN,
+    is NaN; other rows are untouched.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import jsoftmax
       >>> x = jnp.array([2.0, 1.0, -jnp.inf, 1.0])
@@ -64,8 +72,8 @@ def softmax(
       [0.  0.5 0.  0.5] [1. 0. 0. 0.]
     """
     rows = check_rows("softmax", logits, axis, where, axis_name)
-    temperature = check_temperature("softmax", temperature, rows)
-    return rows.fill_disallowed(_softmax(rows.logits, temperature, rows.along), 0)
+    checked = check_temperature("softmax", temperature, rows)
+    return rows.fill_disallowed(_softmax(rows.logits, checked, rows.along), 0)
 
 
 def log_softmax(
@@ -88,25 +96,26 @@ def log_softmax(
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
 
     Returns:
-      An array of the logits' shape and float dtype. The log-probability of a nearly certain entry keeps its
-      relative accuracy (log1p of what the others sum to).
+      An array of the logits' shape and float dtype. The log-probability of a nearly certain entry
+      keeps its relative accuracy (log1p of what the others sum to).
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
-    Edge cases: -inf, with gradient 0, at -inf and at disallowed entries, and everywhere in a row with nothing
-    allowed. T = 0 gives -log(number of largest entries) there and -inf elsewhere. NaN rows as `softmax`.
+    Edge cases: -inf, with gradient 0, at -inf and at disallowed entries, and everywhere in a row
+    with nothing allowed. T = 0 gives -log(number of largest entries) there and -inf elsewhere. NaN
+    rows as `softmax`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import jsoftmax
       >>> print(jsoftmax.log_softmax(jnp.array([20.0, 0.0, -jnp.inf])))
       [-2.0611537e-09 -2.0000000e+01           -inf]
     """
     rows = check_rows("log_softmax", logits, axis, where, axis_name)
-    temperature = check_temperature("log_softmax", temperature, rows)
-    return rows.fill_disallowed(_log_softmax(rows.logits, temperature, rows.along), -jnp.inf)
+    checked = check_temperature("log_softmax", temperature, rows)
+    return rows.fill_disallowed(_log_softmax(rows.logits, checked, rows.along), -jnp.inf)
 
 
 def logsumexp(
@@ -137,11 +146,11 @@ def logsumexp(
       TypeError: logits are not real numbers, or `where` is not boolean.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
-    Edge cases: -inf for a row with nothing allowed and for a size-0 axis, with gradient 0. T = 0 is the
-    maximum (its gradient is shared equally among ties); T = inf is inf, or the entry of a row of one. NaN rows
-    as `softmax`.
+    Edge cases: -inf for a row with nothing allowed and for a size-0 axis, with gradient 0. T = 0 is
+    the maximum (its gradient is shared equally among ties); T = inf is inf, or the entry of a row
+    of one. NaN rows as `softmax`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import jsoftmax
       >>> x = jnp.array([1000.0, 1000.0])
@@ -149,15 +158,16 @@ def logsumexp(
       1000.6932 1000.0
     """
     rows = check_rows("logsumexp", logits, axis, where, axis_name)
-    temperature = check_temperature("logsumexp", temperature, rows)
-    result = _logsumexp(rows.logits, temperature, rows.along)
+    checked = check_temperature("logsumexp", temperature, rows)
+    result = _logsumexp(rows.logits, checked, rows.along)
     return result if keepdims else jnp.squeeze(result, rows.along.axis)
 
 
 def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
-    """z = (x - max x) / T in the compute dtype, -inf where x is.
+    """Z = (x - max x) / T in the compute dtype, -inf where x is.
 
-    At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only zeros.
+    At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only
+    zeros.
     """
     difference = logits.astype(peak.dtype) - jnp.where(peak == -jnp.inf, 0, peak)
     if temperature is None:
@@ -170,7 +180,7 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
 
 
 def log_sum_exp(z: Array, peak: Array, along: Along) -> Array:
-    """log sum exp(z), as log1p of all but one largest entry: accurate however small the others are.
+    """Log sum exp(z), as log1p of all but one largest entry: accurate however small the others are.
 
     Zero for a row with nothing allowed, so that z minus it is -inf there.
     """
@@ -188,12 +198,14 @@ def normalizer(logits: Array, temperature: Array | None, along: Along) -> tuple[
 
 
 @partial(normalizer.defjvp, symbolic_zeros=True)
-def _normalizer_jvp(along, primals, tangents):
+def _normalizer_jvp(
+    along: Along, primals: Primals, tangents: Tangents
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     # dL = sum p dz
     logits, temperature = primals
     peak, log_total = normalizer(logits, temperature, along)
 
-    def mean(z, p, change):
+    def mean(_z: Array, p: Array, change: Array) -> Array:
         return row_sum(p * change, along)
 
     dot = contract(mean, logits, temperature, peak, log_total, tangents)
@@ -206,18 +218,33 @@ def contract(
     temperature: Array | None,
     peak: Array,
     log_total: Array,
-    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None],
+    tangents: Tangents,
 ) -> Array:
-    """A sum over the row of z, p and T dz. Its backward pass keeps the logits and computes p again."""
+    """A sum over the row of z, p and T dz; the backward pass keeps the logits, not p."""
 
     @jax.checkpoint
-    def recomputed(logits, temperature, peak, log_total, tangents):
+    def recomputed(
+        logits: Array,
+        temperature: Array | None,
+        peak: Array,
+        log_total: Array,
+        tangents: tuple[Array | None, Array | None],
+    ) -> Array:
         z = shift(logits, temperature, peak)
         change = scaled_tangent(z, *tangents)
         return of(z, jnp.exp(z - log_total), change)
 
-    known = tuple(None if isinstance(t, SymbolicZero) else t for t in tangents)
+    known = drop_zeros(tangents)
     return recomputed(logits, temperature, peak, log_total, known)
+
+
+def drop_zeros(tangents: Tangents) -> tuple[Array | None, Array | None]:
+    """The tangents of the logits and the temperature, None where one is known to be zero."""
+    of_logits, of_temperature = tangents
+    return (
+        None if isinstance(of_logits, SymbolicZero) else of_logits,
+        None if isinstance(of_temperature, SymbolicZero) else of_temperature,
+    )
 
 
 def scaled_tangent(z: Array, of_logits: Array | None, of_temperature: Array | None) -> Array:
@@ -249,12 +276,13 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
 
 
 @partial(_softmax.defjvp, symbolic_zeros=True)
-def _softmax_jvp(along, primals, tangents):
-    # dp = p (dz - sum p dz). The mean is taken under p as rounded, so that the tangents of a row sum to zero
-    # in float16 too; 1 / T comes last, so that a one-hot row at a tiny T meets no inf * 0.
+def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
+    # dp = p (dz - sum p dz). The mean is taken under p as rounded, so that the tangents of a row
+    # sum to zero in float16 too; 1 / T comes last, so that a one-hot row at a tiny T meets no inf *
+    # 0.
     logits, temperature = primals
     rounded = _softmax(logits, temperature, along)
-    of_logits, of_temperature = (None if isinstance(t, SymbolicZero) else t for t in tangents)
+    of_logits, of_temperature = drop_zeros(tangents)
 
     dtype = compute_dtype(logits.dtype)
     peak = None
@@ -262,7 +290,14 @@ def _softmax_jvp(along, primals, tangents):
         peak = row_max(logits.astype(dtype), along)
 
     @jax.checkpoint
-    def spread(rounded, logits, temperature, peak, of_logits, of_temperature):
+    def spread(
+        rounded: Array,
+        logits: Array,
+        temperature: Array | None,
+        peak: Array | None,
+        of_logits: Array | None,
+        of_temperature: Array | None,
+    ) -> Array:
         p = rounded.astype(dtype)
         z = p if peak is None else shift(logits, temperature, peak)
         change = scaled_tangent(z, of_logits, of_temperature)
@@ -287,7 +322,7 @@ def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Arra
     peak, log_total = normalizer(logits, temperature, along)
 
     @jax.checkpoint
-    def subtract(logits, temperature, peak, log_total):
+    def subtract(logits: Array, temperature: Array | None, peak: Array, log_total: Array) -> Array:
         z = shift(logits, temperature, peak)
         if temperature is None and logits.dtype == peak.dtype:
             log_total = log_total - _rounding(logits, peak, z)
@@ -306,16 +341,17 @@ def _logsumexp(logits: Array, temperature: Array | None, along: Along) -> Array:
 
 
 @partial(_logsumexp.defjvp, symbolic_zeros=True)
-def _logsumexp_jvp(along, primals, tangents):
+def _logsumexp_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
     # d(T L + max x) = sum p (T dz) + L dT
     logits, temperature = primals
     peak, log_total = normalizer(logits, temperature, along)
     result = _logsumexp(logits, temperature, along)
 
-    def mean(z, p, change):
+    def mean(_z: Array, p: Array, change: Array) -> Array:
         return row_sum(p * change, along)
 
     tangent = contract(mean, logits, temperature, peak, log_total, tangents)
-    if temperature is not None and not isinstance(tangents[1], SymbolicZero):
-        tangent = tangent + log_total * tangents[1]
+    _, of_temperature = drop_zeros(tangents)
+    if of_temperature is not None:
+        tangent = tangent + log_total * of_temperature
     return result, tangent.astype(logits.dtype)

@@ -25,15 +25,16 @@ def temperature_scale(
 
     .. math:: y_i = x_i / T
 
-    At T = 0 the limit that the softmax of y has: 0 at the largest entries and -inf elsewhere. Where x / T
-    would overflow, y is shifted to (x - max x) / T, which has the same softmax.
+    At T = 0 the limit that the softmax of y has: 0 at the largest entries and -inf elsewhere. Where
+    x / T would overflow, y is shifted to (x - max x) / T, which has the same softmax.
 
     Args:
       logits: real numbers of any shape with at least one dimension.
-      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits' shape without
-        `axis`). Traced: a new value does not recompile.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
+        shape without `axis`). Traced: a new value does not recompile.
       axis: the axis that holds a row (the limit T = 0 needs its largest entry).
-      where: boolean, broadcasts to the logits' shape: True where an entry is allowed. Others become -inf.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed. Others become
+        -inf.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
 
     Returns:
@@ -43,10 +44,10 @@ def temperature_scale(
       TypeError: logits are not real numbers, or `where` is not boolean.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
-    Edge cases: -inf stays -inf at every T; T = inf gives 0 to every allowed entry. A row that holds NaN or
-    +inf, or whose traced temperature is negative or NaN, is NaN.
+    Edge cases: -inf stays -inf at every T; T = inf gives 0 to every allowed entry. A row that holds
+    NaN or +inf, or whose traced temperature is negative or NaN, is NaN.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import jsoftmax
       >>> x = jnp.array([[1.0, 3.0, -jnp.inf], [1.0, 3.0, 3.0]])
@@ -55,8 +56,8 @@ def temperature_scale(
        [-inf  0.   0. ]]
     """
     rows = check_rows("temperature_scale", logits, axis, where, axis_name)
-    temperature = check_temperature("temperature_scale", temperature, rows)
-    scaled = _temperature_scale(rows.logits, temperature, rows.along)
+    checked = check_temperature("temperature_scale", temperature, rows)
+    scaled = _temperature_scale(rows.logits, checked, rows.along)
     return rows.fill_disallowed(scaled, -jnp.inf)
 
 

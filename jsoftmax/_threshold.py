@@ -1,0 +1,239 @@
+"""Truncations that are a threshold from a reduction: min-p, epsilon, eta and top-n-sigma."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax._checks import check_rows, check_setting
+from jsoftmax._reduce import Along, row_max, row_sum
+from jsoftmax._row import Row, Settings, bounds, log_ratio, row_and_number, row_of, truncate
+from jsoftmax._softmax import log_sum_exp
+from jsoftmax._typing import Axis, AxisName, Setting
+
+
+def min_p_mask(
+    logits: ArrayLike,
+    min_p: Setting,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Keep the entries at least min_p times as probable as the most probable one.
+
+    .. math:: \{i : p_i \ge \mathrm{min\_p} \cdot \max p\}
+
+    Args:
+      logits: real numbers of any shape with at least one dimension.
+      min_p: the ratio, a number or an array that broadcasts to the batch shape. Traced. min_p <= 0
+        is off; min_p >= 1 keeps the mode only.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      A boolean array of the logits' shape. The threshold is taken on the logits, x_i - max x >=
+      log(min_p).
+
+    Raises:
+      TypeError: logits are not real numbers, or `where` is not boolean.
+      ValueError: an axis, a shape or a static min_p that is not allowed.
+
+    Edge cases: never empty where some entry is allowed; otherwise as `top_k_mask`.
+
+    Source: Nguyen et al., Turning Up the Heat: Min-p Sampling (2024), arXiv:2407.01082.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> print(jsoftmax.min_p_mask(jnp.log(jnp.array([0.6, 0.3, 0.1])), 0.4))
+      [ True  True False]
+    """
+    rows = check_rows("min_p_mask", logits, axis, where, axis_name)
+    number = check_setting("min_p_mask", "min_p", min_p, rows)
+    return _min_p_mask(rows.logits, number, rows.along)
+
+
+def epsilon_mask(
+    logits: ArrayLike,
+    epsilon: Setting,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Keep the entries whose probability is at least epsilon.
+
+    .. math:: \{i : p_i \ge \epsilon\}
+
+    Args:
+      logits: real numbers of any shape with at least one dimension.
+      epsilon: the probability, a number or an array that broadcasts to the batch shape. Traced.
+        epsilon <= 0 is off.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      A boolean array of the logits' shape.
+
+    Raises:
+      TypeError: logits are not real numbers, or `where` is not boolean.
+      ValueError: an axis, a shape or a static epsilon that is not allowed.
+
+    Edge cases: the mode is always kept, where some entry is allowed; otherwise as `top_k_mask`.
+
+    Source: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022),
+    arXiv:2210.15191.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> print(jsoftmax.epsilon_mask(jnp.log(jnp.array([0.7, 0.2, 0.1])), 0.15))
+      [ True  True False]
+    """
+    rows = check_rows("epsilon_mask", logits, axis, where, axis_name)
+    number = check_setting("epsilon_mask", "epsilon", epsilon, rows)
+    return _epsilon_mask(rows.logits, number, rows.along)
+
+
+def eta_mask(
+    logits: ArrayLike,
+    epsilon: Setting,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Keep the entries above a probability that falls with the entropy H of the row.
+
+    .. math:: \{i : p_i \ge \min(\epsilon, \sqrt{\epsilon}\, e^{-H})\}
+
+    Args:
+      logits: real numbers of any shape with at least one dimension.
+      epsilon: a number or an array that broadcasts to the batch shape. Traced. epsilon <= 0 is off.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      A boolean array of the logits' shape.
+
+    Raises:
+      TypeError: logits are not real numbers, or `where` is not boolean.
+      ValueError: an axis, a shape or a static epsilon that is not allowed.
+
+    Edge cases: the mode is always kept, where some entry is allowed; otherwise as `top_k_mask`.
+
+    Source: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022),
+    arXiv:2210.15191.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> print(jsoftmax.eta_mask(jnp.log(jnp.array([0.6, 0.3, 0.09, 0.01])), 0.05))
+      [ True  True  True False]
+    """
+    rows = check_rows("eta_mask", logits, axis, where, axis_name)
+    number = check_setting("eta_mask", "epsilon", epsilon, rows)
+    return _eta_mask(rows.logits, number, rows.along)
+
+
+def top_n_sigma_mask(
+    logits: ArrayLike,
+    n: Setting,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Keep the logits within n standard deviations of the largest.
+
+    .. math:: \{i : x_i \ge \max x - n \sigma(x)\}
+
+    with the population deviation over the allowed finite entries. The set does not depend on
+    temperature.
+
+    Args:
+      logits: real numbers of any shape with at least one dimension.
+      n: how many deviations, a number or an array that broadcasts to the batch shape. Traced. n <=
+        0 is off.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      A boolean array of the logits' shape.
+
+    Raises:
+      TypeError: logits are not real numbers, or `where` is not boolean.
+      ValueError: an axis, a shape or a static n that is not allowed.
+
+    Edge cases: the mode is always kept, where some entry is allowed; otherwise as `top_k_mask`.
+
+    Source: Tang et al., Top-n-sigma: Not All Logits Are You Need (2024), arXiv:2411.07641.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> print(jsoftmax.top_n_sigma_mask(jnp.array([9.0, 8.0, 1.0, 0.0, 2.0]), 1.0))
+      [ True  True False False False]
+    """
+    rows = check_rows("top_n_sigma_mask", logits, axis, where, axis_name)
+    number = check_setting("top_n_sigma_mask", "n", n, rows)
+    return _top_n_sigma_mask(rows.logits, number, rows.along)
+
+
+@partial(jax.jit, static_argnums=2)
+def _min_p_mask(logits: Array, min_p: Array, along: Along) -> Array:
+    row, settings = row_of(logits, Settings(None, None, None, min_p), along)
+    return jnp.moveaxis(truncate(row, settings, *bounds(row, settings)), -1, along.axis)
+
+
+@partial(jax.jit, static_argnums=2)
+def _epsilon_mask(logits: Array, epsilon: Array, along: Along) -> Array:
+    row, epsilon = row_and_number(logits, epsilon, along)
+    minus_log_p, _ = surprise(row)
+    return _at_least(row, -minus_log_p, log_ratio(epsilon), along)
+
+
+@partial(jax.jit, static_argnums=2)
+def _eta_mask(logits: Array, epsilon: Array, along: Along) -> Array:
+    row, epsilon = row_and_number(logits, epsilon, along)
+    minus_log_p, entropy = surprise(row)
+    log_epsilon = log_ratio(epsilon)
+    log_eta = jnp.minimum(log_epsilon, log_epsilon / 2 - entropy)
+    return _at_least(row, -minus_log_p, log_eta, along)
+
+
+@partial(jax.jit, static_argnums=2)
+def _top_n_sigma_mask(logits: Array, n: Array, along: Along) -> Array:
+    row, n = row_and_number(logits, n, along)
+    allowed = row.x > -jnp.inf
+    # Halved, and in units of the row's range: neither the differences nor their squares overflow.
+    below = jnp.where(allowed, row.x / 2 - row.peak / 2, 0)
+    spread = row_max(-below, row.along)
+    below = below / jnp.where(spread == 0, 1, spread)
+    count = jnp.maximum(row_sum(allowed, row.along), 1).astype(below.dtype)
+    mean = row_sum(below, row.along) / count
+    square = jnp.where(allowed, jnp.square(below - mean), 0)
+    deviation = jnp.sqrt(row_sum(square, row.along) / count)
+    return _at_least(row, below, jnp.where(n > 0, -n * deviation, -jnp.inf), along)
+
+
+def _at_least(row: Row, value: Array, threshold: Array, along: Along) -> Array:
+    """Keep the allowed entries whose value reaches the threshold, and the mode."""
+    mask = (row.x > -jnp.inf) & ((value >= threshold) | (row.x == row.peak))
+    return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)
+
+
+def surprise(row: Row) -> tuple[Array, Array]:
+    """-log p of every entry (inf where p is 0), and the entropy of the row."""
+    z = row.z(row.x)
+    log_total = log_sum_exp(z, row.peak, row.along)
+    minus_log_p = log_total - z
+    terms = jnp.exp(-minus_log_p) * jnp.where(z == -jnp.inf, 0, minus_log_p)
+    return minus_log_p, row_sum(terms, row.along)
