@@ -65,7 +65,10 @@ class Row(NamedTuple):
     def z(self, x: Array) -> Array:
         """(x - max x) / T of these entries."""
         difference = x - jnp.where(self.peak == -jnp.inf, 0, self.peak)
-        return difference if self.rate is None else difference * self.rate
+        if self.rate is None:
+            return difference
+        # Bounded, so that no difference that overflows meets the rate 0 of T = inf.
+        return jnp.maximum(difference, -jnp.finfo(x.dtype).max) * self.rate
 
     def weight(self, x: Array, above: Array) -> Array:
         """exp((x - max x) / T) of these entries, 0 where they are not above the pivot."""

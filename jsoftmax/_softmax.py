@@ -169,12 +169,15 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only
     zeros.
     """
-    difference = logits.astype(peak.dtype) - jnp.where(peak == -jnp.inf, 0, peak)
+    x = logits.astype(peak.dtype)
+    finite_peak = jnp.where(peak == -jnp.inf, 0, peak)
     if temperature is None:
-        return difference
-    absent = difference == -jnp.inf
-    present = jnp.where(absent, 0, difference)
-    quotient = present / jnp.where(temperature == 0, 1, temperature)
+        return x - finite_peak
+    absent = x == -jnp.inf
+    # At T > 1 in quarters: no difference overflows, and the reciprocal of a huge T stays normal.
+    unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
+    present = jnp.where(absent, 0, x * unit - finite_peak * unit)
+    quotient = present / jnp.where(temperature == 0, 1, temperature * unit)
     limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
     return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
 

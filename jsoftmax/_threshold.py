@@ -213,8 +213,11 @@ def _eta_mask(logits: Array, epsilon: Array, along: Along) -> Array:
 def _top_n_sigma_mask(logits: Array, n: Array, along: Along) -> Array:
     row, n = row_and_number(logits, n, along)
     allowed = row.x > -jnp.inf
-    # Halved, and in units of the row's range: neither the differences nor their squares overflow.
-    below = jnp.where(allowed, row.x / 2 - row.peak / 2, 0)
+    # In units of the row's range, and far from both ends of the floats: neither the differences nor
+    # their squares overflow, and the unit's reciprocal does not underflow.
+    magnitude = row_max(jnp.where(allowed, jnp.abs(row.x), 0), row.along)
+    unit = jnp.where(magnitude > 1, 2.0**-4, 2.0**60).astype(row.x.dtype)
+    below = jnp.where(allowed, row.x * unit - row.peak * unit, 0)
     spread = row_max(-below, row.along)
     below = below / jnp.where(spread == 0, 1, spread)
     count = jnp.maximum(row_sum(allowed, row.along), 1).astype(below.dtype)
