@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsoftmax._reduce import nan_to_inf
+
 _LANES = 128
 _MOST_BLOCKS = 64
 
@@ -23,8 +25,8 @@ def block_size(size: int) -> int:
 
 
 def block_max(x: Array) -> Array:
-    """Largest entry of each block of the last axis, -inf in an empty row; NaN where one is NaN."""
-    return _reduce_blocks(x, -jnp.inf, lax.max, jnp.max)
+    """Largest entry of each block of the last axis, -inf in an empty row; +inf where one is NaN."""
+    return _reduce_blocks(nan_to_inf(x), -jnp.inf, lax.max, jnp.max)
 
 
 def block_sum(x: Array) -> Array:

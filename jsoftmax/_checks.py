@@ -14,8 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax._reduce import Along
-from jsoftmax._typing import Axis, AxisName, Setting
+from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 _ALLOWED = {
     "temperature": "a number >= 0 (0 is the arg-max limit, inf is uniform)",
@@ -131,8 +130,8 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
 
     A setting has the batch shape (the logits' shape without the row's axis) or broadcasts to it.
     """
-    number = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    array = _as_array(function, argument, number)
+    value = _unbounded(value)
+    array = _as_array(function, argument, value)
     if not jnp.issubdtype(array.dtype, jnp.floating) and not jnp.issubdtype(
         array.dtype, jnp.integer
     ):
@@ -153,7 +152,7 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
 
 def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array | None:
     """A temperature as `check_setting`: None for the Python number one, NaN where negative."""
-    if isinstance(temperature, int | float) and temperature == 1:
+    if type(temperature) in (int, float) and temperature == 1:
         return None
     array = check_setting(function, "temperature", temperature, rows)
     return jnp.where(array >= 0, array, jnp.nan)
@@ -184,7 +183,14 @@ def check_key(function: str, key: object) -> Array:
             f"{function}: key must be a single PRNG key (use jax.vmap for one key a row), "
             f"got shape {key.shape}"
         )
-    return jnp.asarray(key)
+    data = jnp.asarray(key)
+    try:
+        return data if typed else jax.random.wrap_key_data(data)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, "
+            f"got raw data of shape {key.shape}"
+        ) from None
 
 
 def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
@@ -197,6 +203,15 @@ def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{function}: {argument} must be an array of numbers: {error}") from None
+
+
+def _unbounded(value: Setting) -> Setting:
+    """Static integers as floats, so that a large one is not wrapped to 32 bits."""
+    if isinstance(value, np.ndarray | np.generic) and np.issubdtype(value.dtype, np.integer):
+        return value.astype(np.float64)
+    if type(value) is int:
+        return float(min(max(value, -(2**64)), 2**64))
+    return value
 
 
 def _check_static(function: str, argument: str, value: np.ndarray) -> None:

@@ -8,9 +8,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature
-from jsoftmax._reduce import Along, row_sum
+from jsoftmax._reduce import row_sum
 from jsoftmax._softmax import Primals, Tangents, contract, inverse, normalizer, shift
-from jsoftmax._typing import Axis, AxisName, Setting
+from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
 def entropy(

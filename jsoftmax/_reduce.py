@@ -5,36 +5,27 @@ with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, o
 for `shard_offset`.
 """
 
-from collections.abc import Hashable
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jax import Array, lax
 
-
-class Along(NamedTuple):
-    """Where a row lies: its axis in the array, and the mesh axes that split it (dense: none)."""
-
-    axis: int
-    axis_name: tuple[Hashable, ...] = ()
-
-    @property
-    def last(self) -> "Along":
-        """The same row in an array that has it as the last axis."""
-        return Along(-1, self.axis_name)
+from jsoftmax._typing import Along
 
 
 def row_max(x: Array, along: Along) -> Array:
     """Largest entry: -inf for an empty row, NaN for one that holds +inf or NaN. No gradient.
 
-    ``pmax`` has no differentiation rule, so the gradient stops before it; and collectives do not
-    agree on what they do with NaN, so a bad row crosses devices as +inf.
+    ``pmax`` has no differentiation rule, so the gradient stops before it.
     """
-    peak = jnp.max(lax.stop_gradient(x), axis=along.axis, keepdims=True, initial=-jnp.inf)
-    peak = jnp.where(jnp.isnan(peak), jnp.inf, peak)
+    x = nan_to_inf(lax.stop_gradient(x))
+    peak = jnp.max(x, axis=along.axis, keepdims=True, initial=-jnp.inf)
     if along.axis_name:
         peak = lax.pmax(peak, along.axis_name)
     return jnp.where(peak == jnp.inf, jnp.nan, peak)
+
+
+def nan_to_inf(x: Array) -> Array:
+    """NaN as +inf, which every maximum keeps: XLA's vectorised ones and pmax may drop NaN."""
+    return jnp.where(jnp.isnan(x), jnp.inf, x)
 
 
 def row_sum(x: Array, along: Along) -> Array:

@@ -8,9 +8,9 @@ from jax import Array, lax
 
 from jsoftmax._blocks import block_max, block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
-from jsoftmax._reduce import Along, row_max, row_size, row_sum
+from jsoftmax._reduce import row_max, row_size, row_sum
 from jsoftmax._select import find_cut, step_down
-from jsoftmax._typing import Setting
+from jsoftmax._typing import Along, Setting
 
 
 class Settings(NamedTuple):

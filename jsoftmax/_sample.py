@@ -16,10 +16,10 @@ from jax.typing import ArrayLike
 
 from jsoftmax._blocks import block_at
 from jsoftmax._checks import check_key, check_rows
-from jsoftmax._reduce import Along, row_cumsum, row_size, row_sum, shard_index
+from jsoftmax._reduce import row_cumsum, row_size, row_sum, shard_index
 from jsoftmax._row import Row, Settings, bounds, check_settings, row_of, truncate
 from jsoftmax._softmax import normalizer, shift
-from jsoftmax._typing import Axis, AxisName, Setting
+from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 _HIGH_BITS = 30
 

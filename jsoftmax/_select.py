@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._reduce import Along, row_cumsum
+from jsoftmax._reduce import row_cumsum
+from jsoftmax._typing import Along
 
 
 def find_cut(weight_above: Callable[[Array], Array], target: Array, peak: Array) -> Array:
@@ -27,7 +28,7 @@ def find_cut(weight_above: Callable[[Array], Array], target: Array, peak: Array)
     usable = peak > -jnp.inf
     # `over` weighs at least the target (or lies below every entry), `under` weighs less.
     under = jnp.where(usable, ordered_key(peak), lowest)
-    over = jnp.where(usable, lowest - 1, lowest - 1) + jnp.zeros_like(under)
+    over = jnp.zeros_like(under) + (lowest - 1)
 
     def unfinished(bounds: tuple[Array, Array]) -> Array:
         over, under = bounds

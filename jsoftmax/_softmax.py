@@ -17,8 +17,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
-from jsoftmax._reduce import Along, row_max, row_sum
-from jsoftmax._typing import Axis, AxisName, Setting
+from jsoftmax._reduce import row_max, row_sum
+from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
@@ -177,9 +177,28 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     # At T > 1 in quarters: no difference overflows, and the reciprocal of a huge T stays normal.
     unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
     present = jnp.where(absent, 0, x * unit - finite_peak * unit)
-    quotient = present / jnp.where(temperature == 0, 1, temperature * unit)
+    quotient = divide(present, jnp.where(temperature == 0, 1, temperature * unit))
     limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
     return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
+
+
+@jax.custom_jvp
+def divide(x: Array, temperature: Array) -> Array:
+    """X / T, whose derivative does not square T: at a tiny T that would overflow where x is 0."""
+    return x / temperature
+
+
+@partial(divide.defjvp, symbolic_zeros=True)
+def _divide_jvp(primals: tuple[Array, Array], tangents: Tangents) -> tuple[Array, Array]:
+    # d(x / T) = (dx - (x / T) dT) / T, and an overflow to -inf is a constant
+    x, temperature = primals
+    quotient = divide(x, temperature)
+    of_x, of_temperature = drop_zeros(tangents)
+    change = jnp.zeros_like(x) if of_x is None else of_x
+    if of_temperature is not None:
+        finite = jnp.where(jnp.isfinite(quotient), quotient, 0)
+        change = change - finite * of_temperature
+    return quotient, divide(change, temperature)
 
 
 def log_sum_exp(z: Array, peak: Array, along: Along) -> Array:
@@ -329,7 +348,8 @@ def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Arra
         z = shift(logits, temperature, peak)
         if temperature is None and logits.dtype == peak.dtype:
             log_total = log_total - _rounding(logits, peak, z)
-        return jnp.where(z == -jnp.inf, -jnp.inf, z - log_total).astype(logits.dtype)
+        absent = (z == -jnp.inf) & ~jnp.isnan(log_total)
+        return jnp.where(absent, -jnp.inf, z - log_total).astype(logits.dtype)
 
     return subtract(logits, temperature, peak, log_total)
 

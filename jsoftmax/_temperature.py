@@ -8,9 +8,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
-from jsoftmax._reduce import Along, row_max
-from jsoftmax._softmax import shift
-from jsoftmax._typing import Axis, AxisName, Setting
+from jsoftmax._reduce import row_max
+from jsoftmax._softmax import divide, shift
+from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
 def temperature_scale(
@@ -66,12 +66,14 @@ def _temperature_scale(logits: Array, temperature: Array | None, along: Along) -
     x = logits.astype(compute_dtype(logits.dtype))
     peak = row_max(x, along)
     absent = x == -jnp.inf
-    scaled = x
+    scaled, invalid = x, jnp.isnan(peak)
     if temperature is not None:
         nonzero = jnp.where(temperature == 0, 1, temperature)
-        overflows = jnp.isinf(jnp.where(peak == -jnp.inf, 0, peak) / nonzero)
-        quotient = jnp.where(absent, 0, x) / nonzero
+        largest = jnp.where(peak == -jnp.inf, 0, peak) / nonzero
+        overflows = jnp.abs(largest) > float(jnp.finfo(logits.dtype).max)
+        quotient = divide(jnp.where(absent, 0, x), nonzero)
         limit = (temperature == 0) | overflows
         scaled = jnp.where(limit, shift(x, temperature, peak), quotient)
+        invalid |= jnp.isnan(temperature)
     scaled = jnp.where(absent, -jnp.inf, scaled)
-    return jnp.where(jnp.isnan(peak), jnp.nan, scaled).astype(logits.dtype)
+    return jnp.where(invalid, jnp.nan, scaled).astype(logits.dtype)

@@ -8,10 +8,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_setting
-from jsoftmax._reduce import Along, row_max, row_sum
+from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._row import Row, Settings, bounds, log_ratio, row_and_number, row_of, truncate
 from jsoftmax._softmax import log_sum_exp
-from jsoftmax._typing import Axis, AxisName, Setting
+from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
 def min_p_mask(
@@ -204,7 +204,7 @@ def _epsilon_mask(logits: Array, epsilon: Array, along: Along) -> Array:
 def _eta_mask(logits: Array, epsilon: Array, along: Along) -> Array:
     row, epsilon = row_and_number(logits, epsilon, along)
     minus_log_p, entropy = surprise(row)
-    log_epsilon = log_ratio(epsilon)
+    log_epsilon = jnp.log(jnp.maximum(epsilon, 0))
     log_eta = jnp.minimum(log_epsilon, log_epsilon / 2 - entropy)
     return _at_least(row, -minus_log_p, log_eta, along)
 

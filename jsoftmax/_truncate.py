@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._blocks import block_max, block_sum
 from jsoftmax._checks import check_choice, check_logits, check_mask, check_rows, check_setting
-from jsoftmax._reduce import Along, row_max
+from jsoftmax._reduce import row_max
 from jsoftmax._row import (
     Settings,
     bounds,
@@ -27,7 +27,7 @@ from jsoftmax._row import (
 )
 from jsoftmax._select import find_cut, first_ties, step_down
 from jsoftmax._threshold import surprise
-from jsoftmax._typing import Axis, AxisName, Setting, Ties
+from jsoftmax._typing import Along, Axis, AxisName, Setting, Ties
 
 
 def top_k_mask(
@@ -61,8 +61,7 @@ def top_k_mask(
       ValueError: an axis, a shape, a static k or a `ties` that is not allowed.
 
     Edge cases: -inf and disallowed entries are never kept, nor is anything in a row with nothing
-    allowed. A row that holds NaN or +inf, or whose k is NaN, keeps every allowed entry, so that a
-    softmax under the mask shows the error.
+    allowed. A row that holds NaN or +inf, or whose k is NaN, keeps every allowed entry.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -112,8 +111,7 @@ def top_p_mask(
       ValueError: an axis, a shape, a static p or a `ties` that is not allowed.
 
     Edge cases: -inf and disallowed entries are never kept, nor is anything in a row with nothing
-    allowed. A row that holds NaN or +inf, or whose p is NaN, keeps every allowed entry, so that a
-    softmax under the mask shows the error.
+    allowed. A row that holds NaN or +inf, or whose p is NaN, keeps every allowed entry.
 
     Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020), arXiv:1904.09751.
 

@@ -1,7 +1,7 @@
-"""Aliases that the signatures share."""
+"""Aliases that the signatures share, and where a row lies."""
 
 from collections.abc import Hashable
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from jax.typing import ArrayLike
 
@@ -16,3 +16,15 @@ Setting: TypeAlias = ArrayLike
 
 Ties: TypeAlias = Literal["all", "first"]
 """What a truncation does with entries that equal its cut."""
+
+
+class Along(NamedTuple):
+    """Where a row lies: its axis in the array, and the mesh axes that split it (dense: none)."""
+
+    axis: int
+    axis_name: tuple[Hashable, ...] = ()
+
+    @property
+    def last(self) -> "Along":
+        """The same row in an array that has it as the last axis."""
+        return Along(-1, self.axis_name)

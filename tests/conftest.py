@@ -1,0 +1,32 @@
+"""Every test runs in the strict world: no implicit dtype or rank promotion, eight CPU devices,
+seeded keys."""
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+pytest.register_assert_rewrite("tests.compare", "tests.statistics")
+
+# What a function means does not depend on how hard XLA tries: the modules that ask only that, with
+# hundreds of programs, are compiled in half the time. Numerics, statistics and models are not.
+QUICKLY_COMPILED = {"test_contracts", "test_sharded", "test_errors", "test_entropy"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave out XLA's expensive passes in the modules named above."""
+    name = request.module.__name__.rpartition(".")[2]
+    jax.config.update("jax_disable_most_optimizations", name in QUICKLY_COMPILED)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A typed PRNG key, the same in every test."""
+    return jax.random.key(20261123)

@@ -1,0 +1,249 @@
+"""Every static argument error: its type, and a message with the function, the argument and the
+value."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jsoftmax
+from tests.registry import FUNCTIONS, REGISTRY, Entry
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+KEYED = tuple(entry for entry in FUNCTIONS if entry.keyed)
+TIED = tuple(entry for entry in FUNCTIONS if entry.ties)
+every_function = pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+
+
+def expect(kind: type[Exception], call: Callable[[], Any], *words: str) -> None:
+    """The call raises `kind` exactly, and the message holds every word, eagerly and under jit."""
+    for run in (call, jax.jit(call)):
+        with pytest.raises(kind) as caught:
+            run()
+        message = str(caught.value)
+        for word in words:
+            assert re.search(rf"(?<![\w.]){re.escape(word)}(?!\w)", message), (
+                f"{word!r} not in {message!r}"
+            )
+
+
+@pytest.mark.parametrize("entry", REGISTRY, ids=str)
+def test_logits_of_the_wrong_type(entry: Entry) -> None:
+    mask = {"mask": np.ones((2, 3), bool)} if entry.kind == "fill" else entry.setting()
+    for bad, word in (
+        ([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], "list"),
+        ("logits", "str"),
+        (None, "NoneType"),
+        (X > 1, "bool"),
+        (X.astype(np.complex64), "complex64"),
+    ):
+        expect(TypeError, lambda bad=bad: entry(bad, **mask), entry.name, "logits", word)
+
+
+@every_function
+def test_logits_without_an_axis(entry: Entry) -> None:
+    for bad in (1.5, np.float32(2), jnp.float32(3)):
+        expect(ValueError, lambda bad=bad: entry(bad, **entry.setting()), entry.name, "logits")
+
+
+@every_function
+def test_axis(entry: Entry) -> None:
+    for bad in (2, -3, 17):
+        expect(
+            ValueError,
+            lambda bad=bad: entry(X, axis=bad, **entry.setting()),
+            entry.name,
+            "axis",
+            str(bad).lstrip("-"),
+        )
+    for bad in (1.0, None, (0, 1), "v"):
+        expect(
+            TypeError,
+            lambda bad=bad: entry(X, axis=bad, **entry.setting()),
+            entry.name,
+            "axis",
+            str(bad).strip("()"),
+        )
+
+
+@every_function
+def test_where(entry: Entry) -> None:
+    for bad, word in (
+        (np.ones((2, 3), np.float32), "float32"),
+        (np.ones((2, 3), np.int32), "int32"),
+        ([True, True, False], "list"),
+    ):
+        expect(
+            TypeError,
+            lambda bad=bad: entry(X, where=bad, **entry.setting()),
+            entry.name,
+            "where",
+            word,
+        )
+    for bad in (np.ones(4, bool), np.ones((3, 2), bool), np.ones((1, 2, 3), bool)):
+        expect(
+            ValueError,
+            lambda bad=bad: entry(X, where=bad, **entry.setting()),
+            entry.name,
+            "where",
+            str(bad.shape),
+        )
+
+
+@every_function
+def test_settings_that_are_nan(entry: Entry) -> None:
+    for name in entry.settings:
+        others = {k: v for k, v in entry.setting().items() if k != name}
+        for bad in (np.nan, float("nan"), np.float32(np.nan), np.array([1.0, np.nan])):
+            expect(
+                ValueError,
+                lambda n=name, b=bad, o=others: entry(X, **o, **{n: b}),
+                entry.name,
+                name,
+                "nan",
+            )
+
+
+@every_function
+def test_negative_temperature(entry: Entry) -> None:
+    if "temperature" not in entry.settings:
+        return
+    for bad, word in (
+        (-1, "-1"),
+        (-0.5, "-0.5"),
+        (np.float32(-0.5), "-0.5"),
+        (np.array([1.0, -2.5]), "-2.5"),
+    ):
+        expect(ValueError, lambda b=bad: entry(X, temperature=b), entry.name, "temperature", word)
+    entry(X, temperature=0)
+    entry(X, temperature=-0.0)
+
+
+@every_function
+def test_settings_of_the_wrong_type(entry: Entry) -> None:
+    for name in entry.settings:
+        others = {k: v for k, v in entry.setting().items() if k != name}
+        for bad, word in (
+            ("hot", "str"),
+            ([0.5, 0.5], "list"),
+            (np.complex64(1j), "complex64"),
+            (object(), "object"),
+        ):
+            expect(
+                TypeError,
+                lambda n=name, b=bad, o=others: entry(X, **o, **{n: b}),
+                entry.name,
+                name,
+                word,
+            )
+
+
+@every_function
+def test_settings_of_the_wrong_shape(entry: Entry) -> None:
+    for name in entry.settings:
+        others = {k: v for k, v in entry.setting().items() if k != name}
+        for shape in ((3,), (2, 3), (2, 1), (1, 2)):
+            for bad in (np.ones(shape, np.float32), jnp.ones(shape)):
+                expect(
+                    ValueError,
+                    lambda n=name, b=bad, o=others: entry(X, **o, **{n: b}),
+                    entry.name,
+                    name,
+                    str(shape),
+                )
+
+
+@every_function
+def test_a_required_setting_is_required(entry: Entry) -> None:
+    if entry.required:
+        (name,) = entry.settings
+        with pytest.raises(TypeError, match=name):
+            entry(X)
+    for extra in ("Temperature", "topk"):
+        with pytest.raises(TypeError, match=extra):
+            entry(X, **{extra: 1.0})
+
+
+@pytest.mark.parametrize("entry", TIED, ids=str)
+def test_ties(entry: Entry) -> None:
+    for bad in ("last", "All", "", None, True):
+        expect(
+            ValueError,
+            lambda b=bad: entry(X, ties=b, **entry.setting()),
+            entry.name,
+            "ties",
+            "all",
+            "first",
+        )
+    with pytest.raises(ValueError, match="'last'"):
+        entry(X, ties="last", **entry.setting())
+
+
+@pytest.mark.parametrize("entry", KEYED, ids=str)
+def test_key(entry: Entry) -> None:
+    call = functools.partial(entry.function)
+    for bad, kind in (
+        (0, TypeError),
+        (None, TypeError),
+        ("key", TypeError),
+        (np.zeros(2, np.float32), TypeError),
+        (jnp.zeros((2,), jnp.int32), TypeError),
+    ):
+        expect(kind, lambda b=bad: call(b, X), entry.name, "key")
+    for bad in (
+        jax.random.split(jax.random.key(0), 2),
+        jax.random.split(jax.random.PRNGKey(0), 3),
+        jnp.zeros((3,), jnp.uint32),
+    ):
+        expect(
+            ValueError,
+            lambda b=bad: call(b, X),
+            entry.name,
+            "key",
+            str(bad.shape).strip("()").rstrip(","),
+        )
+
+
+def test_mask_logits() -> None:
+    for bad, word in (
+        (np.ones((2, 3), np.float32), "float32"),
+        (np.ones((2, 3), np.int8), "int8"),
+        ([True] * 3, "list"),
+    ):
+        expect(TypeError, lambda bad=bad: jsoftmax.mask_logits(X, bad), "mask_logits", "mask", word)
+    for bad in (np.ones(4, bool), np.ones((2, 2, 3), bool)):
+        expect(
+            ValueError,
+            lambda bad=bad: jsoftmax.mask_logits(X, bad),
+            "mask_logits",
+            "mask",
+            str(bad.shape),
+        )
+
+
+@every_function
+def test_probabilities_outside_the_unit_interval_are_no_error(entry: Entry) -> None:
+    for name in ("p", "top_p", "mass"):
+        if name in entry.settings:
+            for number in (-0.1, 0.0, 1.0, 1.1, 2, -3):
+                entry(X, **{name: number})
+    for name in ("k", "top_k"):
+        if name in entry.settings:
+            for number in (-1, 0, 3, 10**6):
+                entry(X, **{name: number})
+
+
+@pytest.mark.parametrize("entry", KEYED, ids=str)
+def test_good_keys_are_accepted(entry: Entry) -> None:
+    for good in (
+        jax.random.key(1),
+        jax.random.PRNGKey(1),
+        np.asarray(jax.random.PRNGKey(1)),
+        jax.random.key(1, impl="rbg"),
+    ):
+        entry.function(good, X)

@@ -1,0 +1,132 @@
+"""Accuracy: half precision within one unit in the last place, float32 within 4 eps of float64."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jsoftmax import log_softmax, logsumexp, softmax
+from tests import real_logits, reference, rows
+from tests.compare import ulps_apart
+from tests.reference import Row
+
+LENGTHS = (1, 7, 1000, 49152, 131072)
+SCALES = (1e-3, 0.1, 1.0, 3.0, 10.0)
+FUNCTIONS: dict[str, tuple[Callable[..., jax.Array], Callable[..., Row]]] = {
+    "softmax": (softmax, reference.softmax_row),
+    "log_softmax": (log_softmax, reference.log_softmax_row),
+    "logsumexp": (logsumexp, reference.logsumexp_row),
+}
+every_map = pytest.mark.parametrize(("function", "row"), FUNCTIONS.values(), ids=FUNCTIONS.keys())
+EPS = reference.EPS
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def numeric_rows(length: int) -> Row:
+    """Rows of several scales and shifts, peaked rows to near certainty, holes."""
+    random = [rows.normal(length, scale, seed=i) for i, scale in enumerate(SCALES)]
+    shifted = [rows.normal(length, 1.0, seed=20) + shift for shift in (-30, 100)]
+    peaks = []
+    for i, height in enumerate((4.0, 9.0, 15.0, 22.0, 40.0)):
+        x = rows.normal(length, 0.5, seed=30 + i)
+        x[length // 2] = np.log(length) + height
+        peaks.append(x)
+    return np.stack([*random, *shifted, *peaks, rows.holes(length)]).astype(np.float32)
+
+
+@every_map
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_half_precision_within_one_ulp(
+    function: Callable[..., jax.Array], row: Callable[..., Row], length: int, dtype: str
+) -> None:
+    x = numeric_rows(length).astype(jnp.dtype(dtype))
+    exact = reference.over_rows(row, x, 1.0)
+    apart = ulps_apart(jax.jit(function)(x), exact)
+    if dtype == "bfloat16":
+        # Below the smallest normal float32, XLA may flush to zero.
+        apart = np.where(np.abs(exact) < 2 * TINY, 0.0, apart)
+    assert apart.max() <= 1, (
+        f"{apart.max()} ulp in row {np.argmax(apart.reshape(len(x), -1).max(-1))}"
+    )
+    assert (apart > 0).mean() < 0.02, "nearly all are correctly rounded"
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_float32_softmax_within_4_eps(length: int) -> None:
+    x = numeric_rows(length)
+    exact = reference.over_rows(reference.softmax_row, x, 1.0)
+    error = np.abs(np.asarray(jax.jit(softmax)(x), np.float64) - exact)
+    normal = exact > 2 * TINY
+    relative = (error[normal] / exact[normal]).max() / EPS
+    assert relative <= 4, f"{relative:.1f} eps"
+    assert error[~normal].max(initial=0.0) <= 2 * TINY
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_float32_log_softmax_and_logsumexp_within_4_eps(length: int) -> None:
+    x = numeric_rows(length)
+    for function, row in list(FUNCTIONS.values())[1:]:
+        exact = reference.over_rows(row, x, 1.0)
+        finite = np.isfinite(exact)
+        got = np.asarray(jax.jit(function)(x), np.float64)
+        np.testing.assert_array_equal(got[~finite], exact[~finite])
+        error = np.abs(got[finite] - exact[finite]) / np.maximum(1, np.abs(exact[finite]))
+        assert error.max() <= 4 * EPS, f"{error.max() / EPS:.1f} eps"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_log_probability_of_a_near_certain_entry(dtype: str) -> None:
+    """log p = -log1p(rest), tiny and right, not 0 and not rounding noise of log(1 + rest)."""
+    gap = np.arange(1, 15, dtype=np.float32)
+    x = np.zeros((gap.size, 3), jnp.dtype(dtype))
+    x[:, 1] = gap
+    exact = reference.over_rows(reference.log_softmax_row, x, 1.0)[:, 1]
+    got = np.asarray(log_softmax(x), np.float64)[:, 1]
+    eps = float(jnp.finfo(jnp.dtype(dtype)).eps)
+    subnormal = float(jnp.finfo(jnp.dtype(dtype)).smallest_subnormal) if dtype == "float16" else 0
+    np.testing.assert_allclose(
+        got, exact, rtol=4 * eps if dtype == "float32" else eps, atol=subnormal
+    )
+
+
+@pytest.mark.parametrize("length", [1, 7, 1000])
+def test_float64_within_a_few_eps(length: int) -> None:
+    if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
+        pytest.skip("no long double on this machine to compare float64 with")
+    eps = float(np.finfo(np.float64).eps)
+    with jax.enable_x64(True):
+        x = np.stack(
+            [np.random.default_rng(i).normal(size=length) * scale for i, scale in enumerate(SCALES)]
+        )
+        for function, row in FUNCTIONS.values():
+            got = jax.jit(function)(x)
+            assert got.dtype == jnp.float64
+            exact = reference.over_rows(row, x.astype(np.longdouble), 1.0)
+            slack = np.abs(exact) if function is softmax else np.maximum(1, np.abs(exact))
+            spread = 1 + (x.max(-1) - x.min(-1)).max() if function is softmax else 1
+            assert (np.abs(np.asarray(got) - exact) <= 4 * eps * slack * spread).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rows_of_half_precision_sum_to_one(dtype: str) -> None:
+    """Correct rounding of each entry keeps the sum near 1, with V as large as a vocabulary."""
+    x = jnp.asarray(rows.normal(49152, 1.0)[None], jnp.dtype(dtype))
+    total = np.asarray(softmax(x), np.float64).sum()
+    np.testing.assert_allclose(total, 1, atol=2e-3)
+
+
+def test_real_logits() -> None:
+    x = np.asarray(real_logits.load(), np.float32)[:16]
+    exact = reference.over_rows(reference.softmax_row, x, 1.0)
+    got = np.asarray(softmax(x), np.float64)
+    normal = exact > 2 * TINY
+    assert (np.abs(got - exact)[normal] <= 4 * EPS * exact[normal]).all()
+    for dtype in (jnp.float16, jnp.bfloat16):
+        half = x.astype(dtype)
+        for function, row in FUNCTIONS.values():
+            exact = reference.over_rows(row, half, 1.0)
+            apart = ulps_apart(function(half), exact)
+            assert np.where(np.abs(exact) < 2 * TINY, 0, apart).max() <= 1

@@ -1,0 +1,71 @@
+"""Faults that a review found, each with the row that showed it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jsoftmax
+from tests.registry import MASKS, Entry
+
+
+@pytest.mark.parametrize("length", [4096, 8192, 151936])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_bad_logit_in_a_long_row_is_not_overlooked(length: int, bad: float) -> None:
+    x = np.random.default_rng(0).normal(size=(2, length)).astype(np.float32)
+    x[0, length // 3] = bad
+    token, log_prob = jsoftmax.sample_and_log_prob(jax.random.key(0), x, temperature=0.9)
+    assert 0 <= token[0] < length
+    assert jnp.isnan(log_prob).tolist() == [True, False]
+    for mapped in (jsoftmax.softmax(x), jsoftmax.log_softmax(x), jsoftmax.temperature_scale(x, 2)):
+        assert jnp.isnan(mapped).sum(-1).tolist() == [length, 0]
+    for reduced in (jsoftmax.logsumexp(x), jsoftmax.entropy(x)):
+        assert jnp.isnan(reduced).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("entry", MASKS, ids=str)
+def test_a_mask_keeps_all_of_a_long_row_with_a_nan(entry: Entry) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 8192)).astype(np.float32)
+    x[0, 5000] = np.nan
+    kept = entry(x, **entry.setting()).sum(-1)
+    assert kept[0] == 8192
+    assert 0 < kept[1] < 8192
+
+
+def test_temperature_scale_does_not_overflow_in_float16() -> None:
+    x = jnp.array([60000.0, 0.0], jnp.float16)
+    scaled = jsoftmax.temperature_scale(x, 0.5)
+    assert scaled.tolist() == [0.0, -np.inf]
+    assert jsoftmax.softmax(scaled).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-30])
+def test_no_nan_in_the_derivative_by_a_tiny_temperature(temperature: float) -> None:
+    x = jnp.array([1.0, 2.0, 0.0])
+    for function in (jsoftmax.softmax, jsoftmax.log_softmax, jsoftmax.logsumexp, jsoftmax.entropy):
+        tangent = jax.jacfwd(lambda t, f=function: f(x, temperature=t))(temperature)
+        assert not jnp.isnan(tangent).any(), function
+    assert not jnp.isnan(jax.jacfwd(lambda t: jsoftmax.temperature_scale(x, t))(temperature)).any()
+
+
+def test_eta_above_one_follows_its_definition() -> None:
+    x = jnp.log(jnp.array([0.45, 0.4, 0.15]))
+    assert jsoftmax.eta_mask(x, 4.0).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("k", [np.int64(2**32 + 1), np.array(2**32 + 1), 2**40, 10**400])
+def test_a_large_static_k_is_off_and_not_wrapped(k: int) -> None:
+    assert jsoftmax.top_k_mask(jnp.array([1.0, 2.0, 3.0]), k).tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("temperature", [True, False])
+def test_a_boolean_temperature_is_an_error(temperature: bool) -> None:
+    with pytest.raises(TypeError, match="softmax: temperature must be real numbers"):
+        jsoftmax.softmax(jnp.zeros(2), temperature=temperature)
+
+
+def test_rows_finish_their_search_at_different_rounds() -> None:
+    """A row that had finished was moved past its cut while others went on."""
+    x = jnp.array([[-3.0, -jnp.inf, -jnp.inf, -jnp.inf], [-1.0, -2.0, -3.0, -4.0]])
+    kept = jsoftmax.truncation_mask(x, top_k=jnp.array([3, 2]), top_p=jnp.array([1.0, 0.9]))
+    assert kept.tolist() == [[True, False, False, False], [True, True, False, False]]
