@@ -39,6 +39,14 @@ class Rows(NamedTuple):
         """The dtype that settings and intermediate results have."""
         return compute_dtype(self.logits.dtype)
 
+    def pinned(self, temperature: Array | None) -> Array:
+        """The logits, computed once where a temperature may ask which of them equal the largest.
+
+        A compiler may otherwise compute them twice, for the maximum and for the comparison with
+        it, and round them differently.
+        """
+        return self.logits if temperature is None else jax.lax.optimization_barrier(self.logits)
+
     def fill_disallowed(self, result: Array, fill: float) -> Array:
         """Give the entries that `where` disallows their value, also in a row that is NaN."""
         if self.where is None:

@@ -55,7 +55,7 @@ def entropy(
     """
     rows = check_rows("entropy", logits, axis, where, axis_name)
     checked = check_temperature("entropy", temperature, rows)
-    result = _entropy(rows.logits, checked, rows.along)
+    result = _entropy(rows.pinned(checked), checked, rows.along)
     return jnp.squeeze(result.astype(rows.logits.dtype), rows.along.axis)
 
 

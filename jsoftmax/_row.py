@@ -108,7 +108,10 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
 
     The settings come back with the axis last, and with those that have no effect turned off.
     """
-    logits, settings = lax.stop_gradient((logits, settings))
+    # The barrier keeps a compiler from computing the logits anew for each comparison with a cut,
+    # and from rounding them differently.
+    logits = lax.optimization_barrier(lax.stop_gradient(logits))
+    settings = lax.stop_gradient(settings)
     logits, settings = jax.tree.map(lambda x: jnp.moveaxis(x, along.axis, -1), (logits, settings))
     along = along.last
     x = logits.astype(compute_dtype(logits.dtype))

@@ -73,7 +73,7 @@ def softmax(
     """
     rows = check_rows("softmax", logits, axis, where, axis_name)
     checked = check_temperature("softmax", temperature, rows)
-    return rows.fill_disallowed(_softmax(rows.logits, checked, rows.along), 0)
+    return rows.fill_disallowed(_softmax(rows.pinned(checked), checked, rows.along), 0)
 
 
 def log_softmax(
@@ -115,7 +115,7 @@ def log_softmax(
     """
     rows = check_rows("log_softmax", logits, axis, where, axis_name)
     checked = check_temperature("log_softmax", temperature, rows)
-    return rows.fill_disallowed(_log_softmax(rows.logits, checked, rows.along), -jnp.inf)
+    return rows.fill_disallowed(_log_softmax(rows.pinned(checked), checked, rows.along), -jnp.inf)
 
 
 def logsumexp(
@@ -159,7 +159,7 @@ def logsumexp(
     """
     rows = check_rows("logsumexp", logits, axis, where, axis_name)
     checked = check_temperature("logsumexp", temperature, rows)
-    result = _logsumexp(rows.logits, checked, rows.along)
+    result = _logsumexp(rows.pinned(checked), checked, rows.along)
     return result if keepdims else jnp.squeeze(result, rows.along.axis)
 
 
@@ -206,8 +206,11 @@ def log_sum_exp(z: Array, peak: Array, along: Along) -> Array:
 
     Zero for a row with nothing allowed, so that z minus it is -inf there.
     """
-    others = row_sum(jnp.where(z == 0, 0, jnp.exp(z)), along)
-    largest = row_sum((z == 0).astype(z.dtype), along)
+    # exp(z) = 1 + (z + z z / 2) near 0. Not only where z == 0: a compiler that computes the logits
+    # twice, for the maximum and for z, may round them differently.
+    near = z > -(2.0**-10 if z.dtype == jnp.float32 else 2.0**-20)
+    others = row_sum(jnp.where(near, z + z * z / 2, jnp.exp(z)), along)
+    largest = row_sum(near.astype(z.dtype), along)
     return jnp.where(peak == -jnp.inf, 0, jnp.log1p(others + jnp.maximum(largest - 1, 0)))
 
 
@@ -291,9 +294,9 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
     mass = jnp.exp(z)
-    total = row_sum(mass, along)
     if temperature is None and logits.dtype == peak.dtype:
         mass = mass + mass * _rounding(logits, peak, z)
+    total = row_sum(mass, along)
     return (mass / jnp.where(total == 0, 1, total)).astype(logits.dtype)
 
 

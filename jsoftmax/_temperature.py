@@ -57,7 +57,7 @@ def temperature_scale(
     """
     rows = check_rows("temperature_scale", logits, axis, where, axis_name)
     checked = check_temperature("temperature_scale", temperature, rows)
-    scaled = _temperature_scale(rows.logits, checked, rows.along)
+    scaled = _temperature_scale(rows.pinned(checked), checked, rows.along)
     return rows.fill_disallowed(scaled, -jnp.inf)
 
 

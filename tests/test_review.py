@@ -69,3 +69,19 @@ def test_rows_finish_their_search_at_different_rounds() -> None:
     x = jnp.array([[-3.0, -jnp.inf, -jnp.inf, -jnp.inf], [-1.0, -2.0, -3.0, -4.0]])
     kept = jsoftmax.truncation_mask(x, top_k=jnp.array([3, 2]), top_p=jnp.array([1.0, 0.9]))
     assert kept.tolist() == [[True, False, False, False], [True, True, False, False]]
+
+
+def test_logits_that_a_fusion_would_compute_twice() -> None:
+    """The maximum of x / 3 and the x / 3 compared with it were rounded differently (jax 0.8)."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(33, 20)).astype(np.float32))
+
+    @jax.jit
+    def fused(x: jax.Array) -> tuple[jax.Array, ...]:
+        y = jsoftmax.temperature_scale(x, jnp.float32(3))
+        greedy = jsoftmax.sample(jax.random.key(0), y, temperature=jnp.float32(0))
+        return jsoftmax.log_softmax(y), jsoftmax.softmax(y, temperature=jnp.float32(0)), greedy
+
+    log_p, one_hot, greedy = fused(x)
+    np.testing.assert_allclose(log_p, jsoftmax.log_softmax(x, temperature=3.0), atol=3e-6)
+    assert (one_hot.sum(-1) == 1).all()
+    assert (greedy == x.argmax(-1)).all()
