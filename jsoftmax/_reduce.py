@@ -79,11 +79,3 @@ def row_cumsum(x: Array, along: Along) -> Array:
         return local
     total = jnp.sum(x, axis=along.axis, keepdims=True, dtype=x.dtype)
     return local + shard_offset(total, along)
-
-
-def row_index(x: Array, along: Along) -> Array:
-    """Index of every entry in the whole row, int32."""
-    local = lax.broadcasted_iota(jnp.int32, x.shape, along.axis % x.ndim)
-    if not along.axis_name:
-        return local
-    return local + shard_index(along) * jnp.int32(x.shape[along.axis])

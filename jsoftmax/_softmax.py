@@ -164,7 +164,7 @@ def logsumexp(
 
 
 def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
-    """Z = (x - max x) / T in the compute dtype, -inf where x is.
+    """Compute z = (x - max x) / T in the compute dtype, -inf where x is.
 
     At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only
     zeros.
@@ -184,7 +184,7 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
 
 @jax.custom_jvp
 def divide(x: Array, temperature: Array) -> Array:
-    """X / T, whose derivative does not square T: at a tiny T that would overflow where x is 0."""
+    """Divide by T, with a derivative that does not square T: a tiny T gives no inf * 0 at x = 0."""
     return x / temperature
 
 
@@ -202,7 +202,7 @@ def _divide_jvp(primals: tuple[Array, Array], tangents: Tangents) -> tuple[Array
 
 
 def log_sum_exp(z: Array, peak: Array, along: Along) -> Array:
-    """Log sum exp(z), as log1p of all but one largest entry: accurate however small the others are.
+    """Compute log sum exp(z) by log1p of all but one largest entry, however small the others are.
 
     Zero for a row with nothing allowed, so that z minus it is -inf there.
     """
@@ -230,11 +230,12 @@ def _normalizer_jvp(
     logits, temperature = primals
     peak, log_total = normalizer(logits, temperature, along)
 
-    def mean(_z: Array, p: Array, change: Array) -> Array:
-        return row_sum(p * change, along)
-
-    dot = contract(mean, logits, temperature, peak, log_total, tangents)
+    dot = contract(partial(_mean, along), logits, temperature, peak, log_total, tangents)
     return (peak, log_total), (jnp.zeros_like(peak), dot * inverse(temperature))
+
+
+def _mean(along: Along, _z: Array, p: Array, change: Array) -> Array:
+    return row_sum(p * change, along)
 
 
 def contract(
@@ -303,8 +304,7 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
 @partial(_softmax.defjvp, symbolic_zeros=True)
 def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
     # dp = p (dz - sum p dz). The mean is taken under p as rounded, so that the tangents of a row
-    # sum to zero in float16 too; 1 / T comes last, so that a one-hot row at a tiny T meets no inf *
-    # 0.
+    # sum to zero in float16 too. 1 / T comes last: a one-hot row at a tiny T meets no inf * 0.
     logits, temperature = primals
     rounded = _softmax(logits, temperature, along)
     of_logits, of_temperature = drop_zeros(tangents)
@@ -373,10 +373,7 @@ def _logsumexp_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[
     peak, log_total = normalizer(logits, temperature, along)
     result = _logsumexp(logits, temperature, along)
 
-    def mean(_z: Array, p: Array, change: Array) -> Array:
-        return row_sum(p * change, along)
-
-    tangent = contract(mean, logits, temperature, peak, log_total, tangents)
+    tangent = contract(partial(_mean, along), logits, temperature, peak, log_total, tangents)
     _, of_temperature = drop_zeros(tangents)
     if of_temperature is not None:
         tangent = tangent + log_total * of_temperature

@@ -103,8 +103,7 @@ def top_p_mask(
 
     Returns:
       A boolean array of the logits' shape. It is exact, but for entries whose cumulative mass is
-      within float32 rounding of p: the sums of a row of V entries are off by at most eps * (2 +
-      log2 V), relative.
+      within float32 rounding of p: the tests allow either side within 16 eps of it.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
