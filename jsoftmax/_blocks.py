@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._reduce import nan_to_inf
-
 _LANES = 128
 _MOST_BLOCKS = 64
 
@@ -24,14 +22,14 @@ def block_size(size: int) -> int:
     return -(-lanes // _MOST_BLOCKS) * _LANES
 
 
-def block_max(x: Array) -> Array:
-    """Largest entry of each block of the last axis, -inf in an empty row; +inf where one is NaN."""
-    return _reduce_blocks(nan_to_inf(x), -jnp.inf, lax.max, jnp.max)
+def block_max(x: Array, length: int) -> Array:
+    """Largest entry of each block of the last axis, -inf in an empty row; NaN may be dropped."""
+    return _reduce_blocks(x, length, -jnp.inf, lax.max, jnp.max)
 
 
 def block_sum(x: Array) -> Array:
     """Sum of each block of the last axis."""
-    return _reduce_blocks(x, 0.0, lax.add, jnp.sum)
+    return _reduce_blocks(x, block_size(x.shape[-1]), 0.0, lax.add, jnp.sum)
 
 
 def block_at(x: Array, block: Array) -> tuple[Array, Array]:
@@ -62,11 +60,11 @@ def block_at(x: Array, block: Array) -> tuple[Array, Array]:
 
 def _reduce_blocks(
     x: Array,
+    length: int,
     identity: float,
     combine: Callable[[Array, Array], Array],
     reduce: Callable[..., Array],
 ) -> Array:
-    length = block_size(x.shape[-1])
     batch = x.ndim - 1
     fill = -x.shape[-1] % length
 
@@ -79,6 +77,8 @@ def _reduce_blocks(
 
     def slices(x: Array) -> Array:
         starts = range(0, x.shape[-1], length)
+        if len(starts) > _MOST_BLOCKS:
+            return reshape(x)
         parts = [lax.slice_in_dim(x, s, min(s + length, x.shape[-1]), axis=-1) for s in starts]
         return jnp.stack([reduce(part, axis=-1) for part in parts], axis=-1)
 

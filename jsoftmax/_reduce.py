@@ -5,9 +5,12 @@ with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, o
 for `shard_offset`.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsoftmax._sweep import largest, sweep
 from jsoftmax._typing import Along
 
 
@@ -16,16 +19,11 @@ def row_max(x: Array, along: Along) -> Array:
 
     ``pmax`` has no differentiation rule, so the gradient stops before it.
     """
-    x = nan_to_inf(lax.stop_gradient(x))
-    peak = jnp.max(x, axis=along.axis, keepdims=True, initial=-jnp.inf)
+    peak = largest(lax.stop_gradient(x), along.axis)
     if along.axis_name:
-        peak = lax.pmax(peak, along.axis_name)
+        # pmax may drop NaN.
+        peak = lax.pmax(jnp.where(jnp.isnan(peak), jnp.inf, peak), along.axis_name)
     return jnp.where(peak == jnp.inf, jnp.nan, peak)
-
-
-def nan_to_inf(x: Array) -> Array:
-    """NaN as +inf, which every maximum keeps: XLA's vectorised ones and pmax may drop NaN."""
-    return jnp.where(jnp.isnan(x), jnp.inf, x)
 
 
 def row_sum(x: Array, along: Along) -> Array:
@@ -33,6 +31,24 @@ def row_sum(x: Array, along: Along) -> Array:
     dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
     total = jnp.sum(x, axis=along.axis, keepdims=True, dtype=dtype)
     return lax.psum(total, along.axis_name) if along.axis_name else total
+
+
+def row_sweep(
+    along: Along,
+    *,
+    sums: Sequence[Array],
+    maxima: Sequence[Array] = (),
+    minima: Sequence[Array] = (),
+) -> list[Array]:
+    """Sums, largest and smallest entries of functions of one array, in one pass: see `sweep`."""
+    reduced = sweep(sums, maxima, minima, along.axis)
+    if along.axis_name:
+        collectives = [lax.psum] * len(sums) + [lax.pmax] * len(maxima) + [lax.pmin] * len(minima)
+        reduced = [
+            collective(x, along.axis_name)
+            for collective, x in zip(collectives, reduced, strict=True)
+        ]
+    return reduced
 
 
 def row_size(x: Array, along: Along) -> int:

@@ -1,15 +1,16 @@
 """A row at its temperature, and what its truncation keeps: shared by the masks and the samplers."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._blocks import block_max, block_sum
+from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
-from jsoftmax._reduce import row_max, row_size, row_sum
-from jsoftmax._select import find_cut, step_down
+from jsoftmax._reduce import row_max, row_sweep
+from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._typing import Along, Setting
 
 
@@ -47,7 +48,7 @@ class Row(NamedTuple):
     """Rows at their temperature, the axis last: what truncation and sampling look at.
 
     The distribution has the weight exp((x - max x) / T) at the entries above the floor. The sums
-    over a set of entries are always taken by `mass_above`, so that a mask and a draw agree to the
+    over a set of entries are always taken by `sweep`, so that a mask and a draw agree to the
     last bit on what is kept.
     """
 
@@ -74,17 +75,28 @@ class Row(NamedTuple):
         """exp((x - max x) / T) of these entries, 0 where they are not above the pivot."""
         return jnp.where(x > above, jnp.exp(self.z(x)), 0)
 
-    def mass_above(self, pivot: Array) -> Array:
+    def blocks_above(self, pivot: Array) -> Array:
         """Weight of every block, of its entries above the pivot."""
         return block_sum(self.weight(self.x, pivot))
 
-    def total(self, blocks: Array) -> Array:
-        """Sum of the blocks over the row."""
-        return row_sum(blocks, self.along)
+    def masses_above(self, pivots: Sequence[Array]) -> list[Array]:
+        """Weight of the entries above each pivot, as the cut of top-p is found by."""
+        return row_sweep(self.along, sums=[self.weight(self.x, pivot) for pivot in pivots])
 
-    def count_above(self, pivot: Array) -> Array:
-        """Number of entries above the pivot."""
-        return self.total(block_sum((self.x > pivot).astype(self.x.dtype)).astype(jnp.int32))
+    def select(
+        self, weights: Weights, target: Callable[[Array], Array], floor: Array, wanted: Array
+    ) -> Selection:
+        """The largest entries above the floor whose weight reaches the target."""
+        return select(
+            self.x,
+            weights,
+            target,
+            floor=floor,
+            peak=self.peak,
+            spread=1.0 if self.rate is None else 1 / self.rate,
+            wanted=wanted & ~self.invalid,
+            along=self.along,
+        )
 
     def passes_min_p(self, x: Array, min_p: Array) -> Array:
         """Whether these entries are at least min_p times as probable as the largest."""
@@ -115,7 +127,7 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
     logits, settings = jax.tree.map(lambda x: jnp.moveaxis(x, along.axis, -1), (logits, settings))
     along = along.last
     x = logits.astype(compute_dtype(logits.dtype))
-    peak = row_max(block_max(x), along)
+    peak = row_max(x, along)
     temperature, top_k, top_p, min_p = settings
     invalid = jnp.isnan(peak)
     for setting in settings:
@@ -138,44 +150,6 @@ def row_and_number(logits: Array, number: Array, along: Along) -> tuple[Row, Arr
     """The rows of a mask that has one setting, and the setting, with the axis last."""
     row, _ = row_of(logits, Settings(None, None, number, None), along)
     return row, jnp.moveaxis(lax.stop_gradient(number), along.axis, -1)
-
-
-def top_k_cut(row: Row, k: Array) -> Array:
-    """The k-th largest entry; -inf where k is off."""
-    on = (k > 0) & (k < row_size(row.x, row.along))
-    target = jnp.where(on, jnp.ceil(k), 1).astype(jnp.int32)
-    return jnp.where(on, find_cut(row.count_above, target, row.peak), -jnp.inf)
-
-
-def top_p_limit(row: Row, floor: Array, p: Array) -> Array:
-    """The nucleus holds the entries with less weight above them than this: p of all above floor."""
-    limit = jnp.maximum(p * row.total(row.mass_above(floor)), jnp.finfo(p.dtype).tiny)
-    return jnp.where(p >= 1, jnp.inf, limit)
-
-
-def top_p_cut(row: Row, limit: Array) -> Array:
-    """The least entry of the nucleus, or less."""
-    return find_cut(lambda pivot: row.total(row.mass_above(pivot)), limit, row.peak)
-
-
-def bounds(row: Row, settings: Settings) -> tuple[Array, Array | None]:
-    """T and top-k keep what lies above the floor; top-p what has less above it than the limit."""
-    floor = row.floor
-    if settings.top_k is not None:
-        floor = jnp.maximum(floor, step_down(top_k_cut(row, settings.top_k)))
-    if settings.top_p is None:
-        return floor, None
-    return floor, top_p_limit(row, floor, settings.top_p)
-
-
-def truncate(row: Row, settings: Settings, floor: Array, limit: Array | None) -> Array:
-    """Mask of top-k, then top-p, and min-p, from their `bounds`."""
-    if limit is not None:
-        floor = jnp.maximum(floor, step_down(top_p_cut(row, limit)))
-    mask = row.x > floor
-    if settings.min_p is not None:
-        mask &= row.passes_min_p(row.x, settings.min_p)
-    return jnp.where(row.invalid, row.everything(), mask)
 
 
 def log_ratio(ratio: Array) -> Array:

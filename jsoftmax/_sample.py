@@ -1,9 +1,6 @@
-"""Sampling by inverse CDF, with two wide uniforms a row however large the vocabulary.
+"""Sampling: draws from what a truncation keeps, without looking for its cut, and log-probabilities.
 
-The first uniform finds a block of entries by the blocks' sums, the second an entry inside it.
-Cumulative sums are integers of about 50 bits in two words: exact, so they depend neither on the
-order of summation nor on how the row is sharded, and an entry of probability 1e-7 is drawn as often
-as it should be.
+Two wide uniforms a row do, however large the vocabulary.
 """
 
 from functools import partial
@@ -14,14 +11,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax._blocks import block_at
 from jsoftmax._checks import check_key, check_rows
-from jsoftmax._reduce import row_cumsum, row_size, row_sum, shard_index
-from jsoftmax._row import Row, Settings, bounds, check_settings, row_of, truncate
+from jsoftmax._draw import draw, draw_from_window, entry_at
+from jsoftmax._kept import Kept, keep, top_p_limit, truncate
+from jsoftmax._row import Row, Settings, check_settings, row_of
 from jsoftmax._softmax import normalizer, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
-
-_HIGH_BITS = 30
 
 
 def sample(
@@ -144,16 +139,17 @@ def sample_and_log_prob(
 class Draw(NamedTuple):
     """Where the draw of each row stands; the arrays have the batch shape and one axis more."""
 
+    rounds: Array
     token: Array
-    x: Array
-    """The logit drawn."""
-    accepted: Array
+    unfinished: Array
+    pivot: Array
+    """The next draw is from the entries above it."""
 
 
 @partial(jax.jit, static_argnums=3)
 def _sample(key: Array, logits: Array, settings: Settings, along: Along) -> Array:
     row, settings = row_of(logits, settings, along)
-    return jnp.squeeze(_draw_truncated(key, row, settings, *bounds(row, settings)), -1)
+    return jnp.squeeze(_draw_truncated(key, row, settings, keep(row, settings)), -1)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -161,13 +157,13 @@ def _sample_and_log_prob(
     key: Array, logits: Array, settings: Settings, along: Along
 ) -> tuple[Array, Array]:
     row, effective = row_of(logits, settings, along)
-    floor, limit = bounds(row, effective)
-    token = _draw_truncated(key, row, effective, floor, limit)
-    kept = truncate(row, effective, floor, limit)
+    kept = keep(row, effective)
+    token = _draw_truncated(key, row, effective, kept)
     # From here on gradients flow: to the logits and the temperature, not through the draw or the
     # cut.
     x = jnp.moveaxis(logits, along.axis, -1)
-    x = jnp.where(kept, x, jnp.asarray(-jnp.inf, x.dtype))
+    if settings[1:] != (None, None, None):
+        x = jnp.where(truncate(row, effective, kept), x, jnp.asarray(-jnp.inf, x.dtype))
     temperature = settings.temperature
     if temperature is not None:
         temperature = jnp.moveaxis(temperature, along.axis, -1)
@@ -179,122 +175,66 @@ def _sample_and_log_prob(
     return jnp.squeeze(token, -1), jnp.squeeze(log_prob, -1).astype(logits.dtype)
 
 
-def _draw_truncated(
-    key: Array, row: Row, settings: Settings, floor: Array, limit: Array | None
-) -> Array:
-    """Draw from the entries that top-k and min-p keep, until top-p keeps the entry drawn.
+def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Array:
+    """Draw from the entries above the floor, until top-p and min-p keep the entry drawn.
 
-    Top-p keeps an entry if the mass above it is less than the limit. If it is not, the next draw is
-    from the entries above it: the nucleus is among them, and the accepted draw follows the
-    distribution over the nucleus exactly. Each round is one sweep over the row, and no round looks
-    for the cut.
+    Top-p keeps an entry if the mass above it is less than its limit. A round draws two entries and
+    weighs what lies above them; the first that is kept is the draw. If neither is, the next round
+    draws from the entries above both: the nucleus is among them, and what is drawn at last follows
+    the distribution over the nucleus exactly. No round looks for the cut, and few rows need two.
     """
+    top_p, min_p = kept.top_p, settings.min_p
+    candidates = 1 if top_p is None else 2
+    lowest = kept.floor
+    if min_p is not None:
+        lowest = jnp.maximum(lowest, row.min_p_floor(min_p))
 
-    def draw_above(count: Array | int, pivot: Array, blocks: Array) -> Draw:
-        bits = jax.random.bits(jax.random.fold_in(key, count), (4, *row.peak.shape), jnp.uint32)
-        if settings.temperature is not None:
-            # All zero draws the first of the largest entries: greedy decoding.
-            bits = jnp.where(settings.temperature == 0, jnp.zeros_like(bits), bits)
-        token = draw(bits, row, pivot, blocks)
-        x = entry_at(row.x, token, row.along)
-        accepted = jnp.ones_like(row.invalid)
-        if limit is not None:
-            accepted = (x == row.peak) | (limit == jnp.inf)
-        if settings.min_p is not None:
-            accepted &= row.passes_min_p(x, settings.min_p)
-        return Draw(token, x, accepted | row.invalid | (row.peak == -jnp.inf))
+    def uniform_bits(rounds: Array | int) -> Array:
+        shape = (candidates, 4, *row.peak.shape)
+        bits = jax.random.bits(jax.random.fold_in(key, rounds), shape, jnp.uint32)
+        if settings.temperature is None:
+            return bits
+        # All zero draws the first of the largest entries: greedy decoding.
+        return jnp.where(settings.temperature == 0, jnp.zeros_like(bits), bits)
 
-    if settings.min_p is not None:
-        floor = jnp.maximum(floor, row.min_p_floor(settings.min_p))
-    drawn = draw_above(0, floor, row.mass_above(floor))
-    if limit is None and settings.min_p is None:
-        return drawn.token
+    def passes(x: Array) -> Array:
+        return jnp.ones_like(row.invalid) if min_p is None else row.passes_min_p(x, min_p)
 
-    def unfinished(state: tuple[Array, Draw]) -> Array:
-        return jnp.any(~state[1].accepted)
+    def draw_above(row: Row, rounds: Array | int, pivot: Array) -> list[Array]:
+        bits, blocks = uniform_bits(rounds), row.blocks_above(pivot)
+        return [draw(bits[i], row, pivot, blocks) for i in range(candidates)]
 
-    def again(state: tuple[Array, Draw]) -> tuple[Array, Draw]:
-        count, drawn = state
-        pivot = jnp.maximum(floor, drawn.x)
-        blocks = row.mass_above(pivot)
-        mass = row.total(blocks)
-        kept = jnp.ones_like(drawn.accepted) if limit is None else mass < limit
-        if settings.min_p is not None:
-            kept &= row.passes_min_p(drawn.x, settings.min_p)
-        accepted = drawn.accepted | kept | (mass == 0)
-        redrawn = draw_above(count, pivot, blocks)
-        chosen = jax.tree.map(lambda old, new: jnp.where(accepted, old, new), drawn, redrawn)
-        return count + 1, chosen._replace(accepted=accepted | redrawn.accepted)
+    if settings.top_k is None and top_p is None and min_p is None:
+        return draw_above(row, 0, lowest)[0]
 
-    count = jnp.ones((), jnp.int32)
-    return lax.while_loop(unfinished, again, (count, drawn))[1].token
+    def again(state: Draw, row: Row = row) -> Draw:
+        # Tied to the round: no compiler takes the weights out of the loop, to be stored.
+        x, _ = lax.optimization_barrier((row.x, state.rounds))
+        row = row._replace(x=x)
+        tokens = draw_above(row, state.rounds, state.pivot)
+        entries = [entry_at(row.x, token, row.along) for token in tokens]
+        accepted = [passes(x) for x in entries]
+        if top_p is not None:
+            total, *masses = row.masses_above([kept.floor, *entries])
+            limit = top_p_limit(total, top_p)
+            accepted = [ok & (mass < limit) for ok, mass in zip(accepted, masses, strict=True)]
+        token, pivot, refused = tokens[0], entries[0], ~accepted[0]
+        for other, x, ok in zip(tokens[1:], entries[1:], accepted[1:], strict=True):
+            token = jnp.where(refused, other, token)
+            pivot = jnp.maximum(pivot, x)
+            refused &= ~ok
+        return Draw(
+            state.rounds + 1,
+            jnp.where(state.unfinished, token, state.token),
+            state.unfinished & refused,
+            jnp.where(state.unfinished, pivot, state.pivot),
+        )
 
-
-def draw(bits: Array, row: Row, pivot: Array, blocks: Array) -> Array:
-    """Index of an entry above the pivot, drawn in proportion to its weight: int32 [..., 1].
-
-    Args:
-      bits: uint32 of shape (4, *batch, 1), uniform. All zero draws the first entry above the pivot.
-      row: the row; one with no weight draws 0.
-      pivot: per row.
-      blocks: what `row.mass_above` gives for the pivot.
-    """
-    along = row.along
-    block = pick(bits[:2], blocks, along)
-    count, size = blocks.shape[-1], row.x.shape[-1]
-    local = block - shard_index(along) * count if along.axis_name else block
-    entries, start = block_at(row.x, jnp.clip(local, 0, count - 1))
-    index = start + pick(bits[2:], row.weight(entries, pivot), Along(-1))
-    index = jnp.clip(index, 0, max(size - 1, 0))
-    if not along.axis_name:
-        return index
-    mine = (local >= 0) & (local < count)
-    return row_sum(jnp.where(mine, index + shard_index(along) * size, 0), along)
-
-
-def entry_at(x: Array, index: Array, along: Along) -> Array:
-    """The entry of each row at its index (both have a last axis of size one)."""
-    size = x.shape[-1]
-    if size == 0:
-        return jnp.full((*x.shape[:-1], 1), -jnp.inf, x.dtype)
-    if not along.axis_name:
-        return jnp.take_along_axis(x, index, axis=-1)
-    local = index - shard_index(along) * size
-    mine = (local >= 0) & (local < size)
-    entry = jnp.take_along_axis(x, jnp.clip(local, 0, size - 1), axis=-1)
-    return row_sum(jnp.where(mine, entry, jnp.zeros_like(entry)), along)
-
-
-def pick(bits: Array, weight: Array, along: Along) -> Array:
-    """As `draw`, in one level: from (2, *batch, 1) bits and at most a few thousand weights a row.
-
-    A weight's share of the sum is rounded down to a multiple of 2 ** -(30 + low_bits), kept in two
-    words.
-    """
-    low_bits = 31 - row_size(weight, along).bit_length()
-
-    def split(value: Array) -> tuple[Array, Array]:
-        high = jnp.floor(value)
-        low = jnp.floor((value - high) * 2.0**low_bits)
-        return high.astype(jnp.int32), low.astype(jnp.int32)
-
-    def carry(high: Array, low: Array) -> tuple[Array, Array]:
-        return high + (low >> low_bits), low & ((1 << low_bits) - 1)
-
-    total = row_sum(weight, along)
-    high, low = split(weight / jnp.where(total == 0, 1, total) * 2.0**_HIGH_BITS)
-    total_high, total_low = carry(row_sum(high, along), row_sum(low, along))
-    high, low = carry(row_cumsum(high, along), row_cumsum(low, along))
-
-    # The target is uniform below the total: u * 2 ** 30 for the wide uniform u, plus u * (total - 2
-    # ** 30).
-    u_high = (bits[0] >> (32 - _HIGH_BITS)).astype(jnp.int32)
-    u_low = (bits[1] >> (32 - low_bits)).astype(jnp.int32)
-    excess = (total_high - (1 << _HIGH_BITS)).astype(weight.dtype)
-    excess = excess + total_low.astype(weight.dtype) * 2.0**-low_bits
-    more_high, more_low = split(u_high.astype(weight.dtype) * 2.0**-_HIGH_BITS * excess)
-    target_high, target_low = carry(u_high + more_high, u_low + more_low)
-
-    passed = (high > target_high) | ((high == target_high) & (low > target_low))
-    complete = (high == total_high) & (low == total_low)
-    return row_sum(~(passed | complete), along)
+    token = jnp.zeros_like(row.peak, jnp.int32)
+    unfinished = ~row.invalid & (row.peak > -jnp.inf)
+    if kept.window is not None:
+        drawn = draw_from_window(uniform_bits(0)[0], row, lowest, min_p, kept.window)
+        token = jnp.where(kept.complete & unfinished, drawn, token)
+        unfinished &= ~kept.complete
+    start = Draw(jnp.zeros((), jnp.int32), token, unfinished, lowest)
+    return lax.while_loop(lambda state: jnp.any(state.unfinished), again, start).token

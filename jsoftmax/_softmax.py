@@ -17,11 +17,14 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
-from jsoftmax._reduce import row_max, row_sum
+from jsoftmax._reduce import row_max, row_sum, row_sweep
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
+
+_MODERATE = (-8.0, 60.0)
+"""Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
 
@@ -209,8 +212,8 @@ def log_sum_exp(z: Array, peak: Array, along: Along) -> Array:
     # exp(z) = 1 + (z + z z / 2) near 0. Not only where z == 0: a compiler that computes the logits
     # twice, for the maximum and for z, may round them differently.
     near = z > -(2.0**-10 if z.dtype == jnp.float32 else 2.0**-20)
-    others = row_sum(jnp.where(near, z + z * z / 2, jnp.exp(z)), along)
-    largest = row_sum(near.astype(z.dtype), along)
+    smaller = jnp.where(near, z + z * z / 2, jnp.exp(z))
+    others, largest = row_sweep(along, sums=[smaller, near.astype(z.dtype)])
     return jnp.where(peak == -jnp.inf, 0, jnp.log1p(others + jnp.maximum(largest - 1, 0)))
 
 
@@ -248,7 +251,7 @@ def contract(
 ) -> Array:
     """A sum over the row of z, p and T dz; the backward pass keeps the logits, not p."""
 
-    @jax.checkpoint
+    @partial(jax.checkpoint, prevent_cse=False)
     def recomputed(
         logits: Array,
         temperature: Array | None,
@@ -258,7 +261,7 @@ def contract(
     ) -> Array:
         z = shift(logits, temperature, peak)
         change = scaled_tangent(z, *tangents)
-        return of(z, jnp.exp(z - log_total), change)
+        return of(z, jnp.exp(z) * jnp.exp(-log_total), change)
 
     known = drop_zeros(tangents)
     return recomputed(logits, temperature, peak, log_total, known)
@@ -293,12 +296,37 @@ def inverse(temperature: Array | None) -> Array | float:
 @partial(jax.jit, static_argnums=2)
 def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
-    z = shift(logits, temperature, peak)
-    mass = jnp.exp(z)
     if temperature is None and logits.dtype == peak.dtype:
-        mass = mass + mass * _rounding(logits, peak, z)
+        return _precise_softmax(logits, peak, along)
+    return _normalize(jnp.exp(shift(logits, temperature, peak)), along).astype(logits.dtype)
+
+
+def _precise_softmax(x: Array, peak: Array, along: Along) -> Array:
+    """Softmax that no rounding of x - max x enters.
+
+    Where the largest entry is moderate, exp(x) itself neither overflows nor loses an entry of more
+    than 1e-34. In other rows the rounding is computed and made up for, in a loop of one round, or
+    of none where there is no such row.
+    """
+    least, most = _MODERATE
+    other = (peak > -jnp.inf) & ((peak < least) | (peak > most))
+
+    def compensate(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        other, p = state
+        # Tied to the round: no compiler computes it ahead of a loop that may make none.
+        tied, _ = lax.optimization_barrier((x, other))
+        z = shift(tied, None, peak)
+        mass = jnp.exp(z)
+        compensated = _normalize(mass + mass * _rounding(tied, peak, z), along)
+        return jnp.zeros_like(other), jnp.where(other, compensated, p)
+
+    p = _normalize(jnp.exp(x - jnp.where(other | jnp.isnan(peak), peak, 0)), along)
+    return lax.while_loop(lambda state: jnp.any(state[0]), compensate, (other, p))[1]
+
+
+def _normalize(mass: Array, along: Along) -> Array:
     total = row_sum(mass, along)
-    return (mass / jnp.where(total == 0, 1, total)).astype(logits.dtype)
+    return mass / jnp.where(total == 0, 1, total)
 
 
 @partial(_softmax.defjvp, symbolic_zeros=True)
@@ -349,8 +377,6 @@ def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Arra
     @jax.checkpoint
     def subtract(logits: Array, temperature: Array | None, peak: Array, log_total: Array) -> Array:
         z = shift(logits, temperature, peak)
-        if temperature is None and logits.dtype == peak.dtype:
-            log_total = log_total - _rounding(logits, peak, z)
         absent = (z == -jnp.inf) & ~jnp.isnan(log_total)
         return jnp.where(absent, -jnp.inf, z - log_total).astype(logits.dtype)
 

@@ -11,21 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax._blocks import block_max, block_sum
 from jsoftmax._checks import check_choice, check_logits, check_mask, check_rows, check_setting
+from jsoftmax._kept import keep, select_top_k, select_top_p, truncate
 from jsoftmax._reduce import row_max
-from jsoftmax._row import (
-    Settings,
-    bounds,
-    check_settings,
-    row_and_number,
-    row_of,
-    top_k_cut,
-    top_p_cut,
-    top_p_limit,
-    truncate,
-)
-from jsoftmax._select import find_cut, first_ties, step_down
+from jsoftmax._row import Settings, check_settings, row_and_number, row_of
+from jsoftmax._select import Weights, keep_first, select
 from jsoftmax._threshold import surprise
 from jsoftmax._typing import Along, Axis, AxisName, Setting, Ties
 
@@ -272,34 +262,28 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
 @partial(jax.jit, static_argnums=2)
 def _truncation_mask(logits: Array, settings: Settings, along: Along) -> Array:
     row, settings = row_of(logits, settings, along)
-    return jnp.moveaxis(truncate(row, settings, *bounds(row, settings)), -1, along.axis)
+    return jnp.moveaxis(truncate(row, settings, keep(row, settings)), -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _top_k_mask(logits: Array, k: Array, along: Along, ties: Ties) -> Array:
     row, k = row_and_number(logits, k, along)
-    cut = top_k_cut(row, k)
-    mask = row.x > jnp.maximum(row.floor, step_down(cut))
+    selected, *_ = select_top_k(row, k)
+    mask = row.x > selected.floor
     if ties == "first":
-        missing = jnp.ceil(k).astype(jnp.int32) - row.count_above(cut)
-        tied = mask & (row.x == cut)
-        first = first_ties(tied, jnp.ones_like(tied, jnp.int32), missing, row.along)
-        mask = jnp.where(cut > -jnp.inf, (mask & ~tied) | first, mask)
+        ones = jnp.ones_like(mask, jnp.int32)
+        mask = keep_first(mask, row.x == selected.cut, ones, selected.missing, row.along)
     return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
     row, p = row_and_number(logits, p, along)
-    limit = top_p_limit(row, row.floor, p)
-    floor = jnp.maximum(row.floor, step_down(top_p_cut(row, limit)))
-    mask = row.x > floor
+    selected = select_top_p(row, row.floor, p)
+    mask = row.x > selected.floor
     if ties == "first":
-        least = -row_max(block_max(jnp.where(mask, -row.x, -jnp.inf)), row.along)
-        missing = limit - row.total(row.mass_above(least))
-        tied = mask & (row.x == least)
-        first = first_ties(tied, row.weight(row.x, row.floor), missing, row.along)
-        mask = jnp.where(p < 1, (mask & ~tied) | first, mask)
+        weight = row.weight(row.x, row.floor)
+        mask = keep_first(mask, row.x == selected.cut, weight, selected.missing, row.along)
     return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)
 
 
@@ -310,15 +294,17 @@ def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array
     present = row.x > -jnp.inf
     score = jnp.where(present, -jnp.abs(minus_log_p - entropy), -jnp.inf)
     p = jnp.where(present, jnp.exp(-minus_log_p), 0)
-
-    def p_above(pivot: Array) -> Array:
-        return row.total(block_sum(jnp.where(score > pivot, p, 0)))
-
-    cut = find_cut(p_above, mass, row_max(block_max(score), row.along))
-    mask = present & (score >= cut)
+    selected = select(
+        score,
+        Weights(entries=lambda _: p, at=jnp.zeros_like),
+        lambda _total: jnp.maximum(mass, jnp.finfo(mass.dtype).tiny),
+        floor=row.floor,
+        peak=row_max(score, row.along),
+        spread=1.0,
+        wanted=(mass < 1) & ~row.invalid,
+        along=row.along,
+    )
+    mask = present & (score >= selected.cut)
     if ties == "first":
-        least = -row_max(block_max(jnp.where(mask, -score, -jnp.inf)), row.along)
-        tied = mask & (score == least)
-        mask = (mask & ~tied) | first_ties(tied, p, mass - p_above(least), row.along)
-    off = row.invalid | (mass >= 1)
-    return jnp.moveaxis(jnp.where(off, row.everything(), mask), -1, along.axis)
+        mask = keep_first(mask, score == selected.cut, p, selected.missing, row.along)
+    return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)

@@ -1,0 +1,132 @@
+"""Draws of an entry in proportion to the weights: inverse CDF, with wide uniforms and exact sums.
+
+The first uniform finds a block of entries by the blocks' sums, the second an entry inside it.
+Cumulative sums are integers of about 50 bits in two words: exact, so they depend neither on the
+order of summation nor on how the row is sharded, and an entry of probability 1e-7 is drawn as often
+as it should be.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax._blocks import block_at, block_size
+from jsoftmax._reduce import row_cumsum, row_size, row_sum, shard_index
+from jsoftmax._row import Row
+from jsoftmax._typing import Along
+from jsoftmax._window import Window
+
+_HIGH_BITS = 30
+_GROUP = 32
+
+
+def draw(bits: Array, row: Row, pivot: Array, blocks: Array) -> Array:
+    """Index of an entry above the pivot, drawn in proportion to its weight: int32 [..., 1].
+
+    Args:
+      bits: uint32 of shape (4, *batch, 1), uniform. All zero draws the first entry above the pivot.
+      row: the row; one with no weight draws 0.
+      pivot: per row.
+      blocks: what `row.blocks_above` gives for the pivot.
+    """
+    along = row.along
+    block = pick(bits[:2], blocks, along)
+    count, size = blocks.shape[-1], row.x.shape[-1]
+    local = block - shard_index(along) * count if along.axis_name else block
+    entries, start = block_at(row.x, jnp.clip(local, 0, count - 1))
+    index = start + pick(bits[2:], row.weight(entries, pivot), Along(-1))
+    index = jnp.clip(index, 0, max(size - 1, 0))
+    if not along.axis_name:
+        return index
+    mine = (local >= 0) & (local < count)
+    return row_sum(jnp.where(mine, index + shard_index(along) * size, 0), along)
+
+
+def draw_from_window(
+    bits: Array, row: Row, pivot: Array, min_p: Array | None, window: Window
+) -> Array:
+    """As `draw`, where the window holds all entries above the pivot, and of those min-p keeps.
+
+    The entries are taken in the order of the row and in its blocks, so that the same bits draw the
+    same entry.
+    """
+    index, x = lax.sort((window.place, window.x), num_keys=1)
+    weight = row.weight(x, pivot)
+    if min_p is not None:
+        weight = jnp.where(row.passes_min_p(x, min_p), weight, 0)
+    length = block_size(row.x.shape[-1])
+    block = index // length
+    shape = (*index.shape, -(-row.x.shape[-1] // length))
+    inside = block[..., None] == lax.broadcasted_iota(jnp.int32, shape, index.ndim)
+    blocks = jnp.sum(jnp.where(inside, weight[..., None], 0), axis=-2)
+    drawn = pick(bits[:2], blocks, Along(-1))
+    place = pick(bits[2:], jnp.where(block == drawn, weight, 0), Along(-1))
+    place = jnp.clip(place, 0, index.shape[-1] - 1)
+    return jnp.take_along_axis(index, place, axis=-1)
+
+
+def entry_at(x: Array, index: Array, along: Along) -> Array:
+    """The entry of each row at its index (both have a last axis of size one)."""
+    size = x.shape[-1]
+    if size == 0:
+        return jnp.full((*x.shape[:-1], 1), -jnp.inf, x.dtype)
+    if not along.axis_name:
+        return jnp.take_along_axis(x, index, axis=-1)
+    local = index - shard_index(along) * size
+    mine = (local >= 0) & (local < size)
+    entry = jnp.take_along_axis(x, jnp.clip(local, 0, size - 1), axis=-1)
+    return row_sum(jnp.where(mine, entry, jnp.zeros_like(entry)), along)
+
+
+def pick(bits: Array, weight: Array, along: Along) -> Array:
+    """As `draw`, in one level: from (2, *batch, 1) bits and at most a few thousand weights a row.
+
+    A weight's share of the sum is rounded down to a multiple of 2 ** -(30 + low_bits), kept in two
+    words.
+    """
+    size = row_size(weight, along)
+    low_bits = 31 - size.bit_length()
+
+    def split(value: Array) -> tuple[Array, Array]:
+        high = jnp.floor(value)
+        low = jnp.floor((value - high) * 2.0**low_bits)
+        return high.astype(jnp.int32), low.astype(jnp.int32)
+
+    def carry(high: Array, low: Array) -> tuple[Array, Array]:
+        return high + (low >> low_bits), low & ((1 << low_bits) - 1)
+
+    total = row_sum(weight, along)
+    high, low = split(weight / jnp.where(total == 0, 1, total) * 2.0**_HIGH_BITS)
+    total_high, total_low = carry(row_sum(high, along), row_sum(low, along))
+
+    # The target is uniform below the total: u * 2 ** 30 for the wide uniform u, plus u * (total - 2
+    # ** 30).
+    u_high = (bits[0] >> (32 - _HIGH_BITS)).astype(jnp.int32)
+    u_low = (bits[1] >> (32 - low_bits)).astype(jnp.int32)
+    excess = (total_high - (1 << _HIGH_BITS)).astype(weight.dtype)
+    excess = excess + total_low.astype(weight.dtype) * 2.0**-low_bits
+    more_high, more_low = split(u_high.astype(weight.dtype) * 2.0**-_HIGH_BITS * excess)
+    target_high, target_low = carry(u_high + more_high, u_low + more_low)
+
+    def first_above(high: Array, low: Array, along: Along) -> Array:
+        """The first place where these prefix sums are above the target, or complete."""
+        passed = (high > target_high) | ((high == target_high) & (low > target_low))
+        complete = (high == total_high) & (low == total_low)
+        return row_sum(~(passed | complete), along)
+
+    if along.axis_name or size % _GROUP or size <= _GROUP:
+        return first_above(*carry(row_cumsum(high, along), row_cumsum(low, along)), along)
+    # Prefix sums are slow on CPUs: those of groups of entries, then those within one group.
+    high, low = [word.reshape(*word.shape[:-1], -1, _GROUP) for word in (high, low)]
+    group_high, group_low = carry(jnp.sum(high, axis=-1), jnp.sum(low, axis=-1))
+    sums = carry(row_cumsum(group_high, along), row_cumsum(group_low, along))
+    group = jnp.minimum(first_above(*sums, along), size // _GROUP - 1)
+    before = [
+        jnp.take_along_axis(total - word, group, axis=-1)
+        for total, word in zip(sums, (group_high, group_low), strict=True)
+    ]
+    inside = [
+        before_word
+        + row_cumsum(jnp.take_along_axis(word, group[..., None], axis=-2)[..., 0, :], along)
+        for before_word, word in zip(before, (high, low), strict=True)
+    ]
+    return group * _GROUP + first_above(*carry(*inside), along)

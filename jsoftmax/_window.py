@@ -1,0 +1,57 @@
+"""The largest entries of a row, in a window that tells how far down it is complete."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax._blocks import block_max
+
+_SIZE = 64
+_BLOCK = 32
+
+
+class Window(NamedTuple):
+    """The largest entries of each row, from the largest down: [..., 64], or the whole row."""
+
+    x: Array
+    place: Array
+    """The indices of these entries in the row."""
+    rest: Array
+    """No entry outside the window is larger than this: [..., 1]."""
+
+
+def largest(x: Array) -> Window:
+    """The window of each row of [..., V].
+
+    An entry among the largest lies in one of the 64 blocks with the largest maxima.
+    """
+    length = x.shape[-1]
+    if length <= _SIZE * _BLOCK:
+        entries = x
+        place = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    else:
+        blocks = _blocks(x)
+        _, block = _top_k(block_max(x, _BLOCK), _SIZE)
+        entries = jnp.take_along_axis(blocks, block[..., None], axis=-2)
+        place = lax.broadcasted_iota(jnp.int32, entries.shape, entries.ndim - 1)
+        place += block[..., None] * _BLOCK
+        flat = (*x.shape[:-1], _SIZE * _BLOCK)
+        entries, place = entries.reshape(flat), place.reshape(flat)
+    values, order = _top_k(entries, min(_SIZE, length))
+    rest = values[..., -1:] if length > _SIZE else jnp.full_like(values[..., -1:], -jnp.inf)
+    return Window(values, jnp.take_along_axis(place, order, axis=-1), rest)
+
+
+def _top_k(x: Array, k: int) -> tuple[Array, Array]:
+    """As lax.top_k, behind a barrier: XLA:CPU sorts where it sees that the result is sliced."""
+    values, order = lax.optimization_barrier(lax.top_k(x, k))
+    return values, order
+
+
+def _blocks(x: Array) -> Array:
+    missing = -x.shape[-1] % _BLOCK
+    if missing:
+        fill = jnp.asarray(-jnp.inf, x.dtype)
+        x = lax.pad(x, fill, [(0, 0, 0)] * (x.ndim - 1) + [(0, missing, 0)])
+    return x.reshape(*x.shape[:-1], -1, _BLOCK)
