@@ -44,9 +44,12 @@ def largest(x: Array) -> Window:
 
 
 def _top_k(x: Array, k: int) -> tuple[Array, Array]:
-    """As lax.top_k, behind a barrier: XLA:CPU sorts where it sees that the result is sliced."""
-    values, order = lax.optimization_barrier(lax.top_k(x, k))
-    return values, order
+    """As lax.top_k, behind barriers: XLA:CPU sorts where it sees that the result is sliced.
+
+    Two, since its pass over top_k aborts on a barrier that takes both results.
+    """
+    values, order = lax.top_k(x, k)
+    return lax.optimization_barrier(values), lax.optimization_barrier(order)
 
 
 def _blocks(x: Array) -> Array:

@@ -1,0 +1,94 @@
+"""The jobs: what is called, against which peers, and what it is to reach."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import logsumexp
+
+import jsoftmax
+import peers
+
+Function = Callable[[Array], Array]
+
+
+class Job(NamedTuple):
+    """Functions of the logits, compiled and timed side by side."""
+
+    ours: Function
+    peers: dict[str, Function]
+
+
+def make(rows: int) -> dict[str, Job]:
+    """The jobs for a batch of so many rows; every setting is an array, one number a row."""
+    key = jax.random.key(0)
+
+    def each(value: float) -> Array:
+        return jnp.full(rows, value)
+
+    k, p, min_p, t = jnp.full(rows, 50), each(0.95), each(0.02), each(0.8)
+    top_p = {"temperature": t, "top_p": p}
+    all_three = top_p | {"top_k": k, "min_p": min_p}
+    categorical = {"categorical": lambda x: jax.random.categorical(key, x)}
+
+    def sampler(settings: dict[str, Array]) -> Job:
+        return Job(
+            lambda x: jsoftmax.sample(key, x, **settings),
+            {"bisection": lambda x: peers.bisect_and_categorical(key, x, **settings)},
+        )
+
+    def with_log_prob(settings: dict[str, Array]) -> Job:
+        return Job(
+            lambda x: jsoftmax.sample_and_log_prob(key, x, **settings),
+            {"sample": lambda x: jsoftmax.sample(key, x, **settings)},
+        )
+
+    def pullback(function: Function) -> Function:
+        def both(x: Array) -> Array:
+            y, vjp = jax.vjp(function, x)
+            return vjp(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))[0]
+
+        return both
+
+    maps = {
+        "softmax": (jsoftmax.softmax, jax.nn.softmax),
+        "log_softmax": (jsoftmax.log_softmax, jax.nn.log_softmax),
+        "logsumexp": (jsoftmax.logsumexp, lambda x: logsumexp(x, axis=-1)),
+    }
+    return {
+        "sample": Job(lambda x: jsoftmax.sample(key, x), categorical),
+        "sample, top-p": sampler(top_p),
+        "sample, top-k, top-p, min-p": sampler(all_three),
+        "sample_and_log_prob": with_log_prob({}),
+        "sample_and_log_prob, top-p": with_log_prob(top_p),
+        "sample_and_log_prob, top-k, top-p, min-p": with_log_prob(all_three),
+        "top_p_mask, p = 0.9": Job(
+            lambda x: jsoftmax.top_p_mask(x, each(0.9)),
+            {
+                "bisection": lambda x: peers.bisect_top_p(x, each(0.9)),
+                "sort": lambda x: peers.sort_top_p(x, each(0.9)),
+            },
+        ),
+        "top_p_mask, p = 0.95": Job(
+            lambda x: jsoftmax.top_p_mask(x, p),
+            {"bisection": lambda x: peers.bisect_top_p(x, p)},
+        ),
+        "top_k_mask, k = 50": Job(
+            lambda x: jsoftmax.top_k_mask(x, k),
+            {
+                "bisection": lambda x: peers.bisect_top_k(x, k),
+                "sort": lambda x: peers.sort_top_k(x, k),
+            },
+        ),
+        "top_k_mask, k = 500": Job(
+            lambda x: jsoftmax.top_k_mask(x, 10 * k),
+            {"bisection": lambda x: peers.bisect_top_k(x, 10 * k)},
+        ),
+        **{name: Job(ours, {"jax": theirs}) for name, (ours, theirs) in maps.items()},
+        **{
+            f"{name}, vjp": Job(pullback(ours), {"jax": pullback(theirs)})
+            for name, (ours, theirs) in maps.items()
+        },
+    }
