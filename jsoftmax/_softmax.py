@@ -53,7 +53,8 @@ def softmax(
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
       bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T =
-      1 (another T adds the rounding of the division: about abs(z) eps / 2); less than 1e-34 may be 0.
+      1 (another T adds the rounding of the division: about abs(z) eps / 2), and a probability below
+      1e-34 may be 0.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
