@@ -14,7 +14,13 @@ pytest.register_assert_rewrite("tests.compare", "tests.statistics")
 
 # What a function means does not depend on how hard XLA tries: the modules that ask only that, with
 # hundreds of programs, are compiled in half the time. Numerics, statistics and models are not.
-QUICKLY_COMPILED = {"test_contracts", "test_sharded", "test_errors", "test_entropy"}
+QUICKLY_COMPILED = {
+    "test_contracts",
+    "test_entropy",
+    "test_errors",
+    "test_select",
+    "test_sharded",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -342,6 +342,7 @@ def test_settings_never_retrace(entry: Entry) -> None:
 # --- transformations -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 class Variants(chex.TestCase):
     """The same result with and without jit, on a device, and mapped over several."""
 

@@ -108,6 +108,7 @@ def test_draws_follow_the_exact_truncated_distribution(key: jax.Array, dtype: st
         assert_fits(row, p, label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [128, 129, 1025, 4097])
 def test_draws_fit_around_block_sizes(key: jax.Array, length: int) -> None:
     family = rows.family(length, seed=1)
@@ -130,6 +131,7 @@ def test_uniform_bfloat16_row_of_a_large_vocabulary(key: jax.Array) -> None:
     assert_fits(np.bincount(tokens, minlength=4096), np.full(4096, 1 / 4096), "uniform bfloat16")
 
 
+@pytest.mark.slow
 def test_a_million_draws_never_leave_the_mask(key: jax.Array) -> None:
     family = rows.family(50, seed=2)
     names = [name for name in family if name not in ("nothing", "only one")]
@@ -159,6 +161,7 @@ def test_tail_entries_are_drawn_as_often_as_they_should_be(key: jax.Array) -> No
     assert_fits(counts, expected / expected.sum(), "tails")
 
 
+@pytest.mark.slow
 def test_the_tail_of_a_large_vocabulary(key: jax.Array) -> None:
     """V = 151936: the half of the entries that holds 1 % of the mass is drawn 1 % of the time."""
     length = 151936

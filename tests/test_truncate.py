@@ -67,6 +67,7 @@ def test_every_class_of_row(entry: Entry, ties: str | None, length: int) -> None
     check_front(entry, ties, *rows.stacked(length, seed=length))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", rows.LENGTHS[::2])
 def test_truncation_of_every_class_of_row(length: int) -> None:
     names, logits = rows.stacked(length, seed=length)
@@ -86,6 +87,7 @@ def test_truncation_of_every_class_of_row(length: int) -> None:
         assert_mask(alone, reference.over_rows(reference.truncation_row, logits, *numbers), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entry", "ties"), FRONTS, ids=lambda value: str(value))
 def test_large_vocabulary(entry: Entry, ties: str | None) -> None:
     names = ["normal 3", "bfloat16", "ties", "ladder", "holes"]
@@ -110,6 +112,7 @@ def test_truncation_of_a_large_vocabulary() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("entry", "ties"), FRONTS, ids=lambda value: str(value))
 def test_half_precision_rows_full_of_ties(entry: Entry, ties: str | None, dtype: str) -> None:
