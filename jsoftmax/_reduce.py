@@ -5,25 +5,37 @@ with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, o
 for `shard_offset`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._sweep import largest, sweep
+from jsoftmax._sweep import largest, mass, sweep
 from jsoftmax._typing import Along
 
 
 def row_max(x: Array, along: Along) -> Array:
-    """Largest entry: -inf for an empty row, NaN for one that holds +inf or NaN. No gradient.
-
-    ``pmax`` has no differentiation rule, so the gradient stops before it.
-    """
-    peak = largest(lax.stop_gradient(x), along.axis)
-    if along.axis_name:
-        # pmax may drop NaN.
-        peak = lax.pmax(jnp.where(jnp.isnan(peak), jnp.inf, peak), along.axis_name)
+    """Largest entry: -inf for an empty row, NaN for one that holds +inf or NaN. No gradient."""
+    peak = _over_shards(largest(lax.stop_gradient(x), along.axis), along)
     return jnp.where(peak == jnp.inf, jnp.nan, peak)
+
+
+def row_peak(x: Array, along: Along) -> Array:
+    """Largest entry, but the least float where nothing is allowed: it can be subtracted from -inf.
+
+    For code that sums the row as well, which is what finds a NaN: this may overlook one. No
+    gradient.
+    """
+    lowest = float(jnp.finfo(x.dtype).min)
+    peak = jnp.max(lax.stop_gradient(x), axis=along.axis, keepdims=True, initial=lowest)
+    return _over_shards(peak, along)
+
+
+def _over_shards(peak: Array, along: Along) -> Array:
+    # pmax has no differentiation rule, so the gradient stops before it; and it may drop NaN.
+    if not along.axis_name:
+        return peak
+    return lax.pmax(jnp.where(jnp.isnan(peak), jnp.inf, peak), along.axis_name)
 
 
 def row_sum(x: Array, along: Along) -> Array:
@@ -31,6 +43,12 @@ def row_sum(x: Array, along: Along) -> Array:
     dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
     total = jnp.sum(x, axis=along.axis, keepdims=True, dtype=dtype)
     return lax.psum(total, along.axis_name) if along.axis_name else total
+
+
+def row_mass(x: Array, scale: Callable[[Array], Array], along: Along) -> tuple[Array, Array]:
+    """Sum of exp(z) for z = scale(x) <= 0, and the same without one entry of z = 0: see `mass`."""
+    masses = mass(x, scale, along.axis)
+    return lax.psum(masses, along.axis_name) if along.axis_name else masses
 
 
 def row_sweep(

@@ -12,18 +12,19 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
-from jsoftmax._reduce import row_max, row_sum, row_sweep
+from jsoftmax._reduce import row_mass, row_peak, row_sum
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
 
-_MODERATE = (-8.0, 60.0)
+_MODERATE = (-8.0, 74.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
@@ -173,14 +174,22 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only
     zeros.
     """
+    return _shift_by(_finite(peak), temperature, logits)
+
+
+def _finite(peak: Array) -> Array:
+    """The largest entry, as one that can be subtracted from -inf."""
+    return jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
+
+
+def _shift_by(peak: Array, temperature: Array | None, logits: Array) -> Array:
     x = logits.astype(peak.dtype)
-    finite_peak = jnp.where(peak == -jnp.inf, 0, peak)
     if temperature is None:
-        return x - finite_peak
+        return x - peak
     absent = x == -jnp.inf
     # At T > 1 in quarters: no difference overflows, and the reciprocal of a huge T stays normal.
     unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
-    present = jnp.where(absent, 0, x * unit - finite_peak * unit)
+    present = jnp.where(absent, 0, x * unit - peak * unit)
     quotient = divide(present, jnp.where(temperature == 0, 1, temperature * unit))
     limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
     return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
@@ -205,25 +214,25 @@ def _divide_jvp(primals: tuple[Array, Array], tangents: Tangents) -> tuple[Array
     return quotient, divide(change, temperature)
 
 
-def log_sum_exp(z: Array, peak: Array, along: Along) -> Array:
-    """Compute log sum exp(z) by log1p of all but one largest entry, however small the others are.
+def log_sum_exp(x: Array, scale: Callable[[Array], Array], along: Along) -> tuple[Array, Array]:
+    """Compute sum exp(z) for z = scale(x), of which the largest is 0, or -inf, and its logarithm.
 
-    Zero for a row with nothing allowed, so that z minus it is -inf there.
+    Where one entry holds most of the mass, by log1p of what the others sum to, however small that
+    is. Zero for a row with nothing allowed, so that z minus it is -inf there.
     """
-    # exp(z) = 1 + (z + z z / 2) near 0. Not only where z == 0: a compiler that computes the logits
-    # twice, for the maximum and for z, may round them differently.
-    near = z > -(2.0**-10 if z.dtype == jnp.float32 else 2.0**-20)
-    smaller = jnp.where(near, z + z * z / 2, jnp.exp(z))
-    others, largest = row_sweep(along, sums=[smaller, near.astype(z.dtype)])
-    return jnp.where(peak == -jnp.inf, 0, jnp.log1p(others + jnp.maximum(largest - 1, 0)))
+    total, others = row_mass(x, scale, along)
+    log_total = jnp.where(total < 1.5, jnp.log1p(others), jnp.log(total))
+    return total, jnp.where(total == 0, 0, log_total)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def normalizer(logits: Array, temperature: Array | None, along: Along) -> tuple[Array, Array]:
     """The largest entry, a constant under differentiation, and L = log sum exp(z): both per row."""
-    peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
-    return peak, log_sum_exp(shift(logits, temperature, peak), peak, along)
+    x = logits.astype(compute_dtype(logits.dtype))
+    peak = row_peak(x, along)
+    total, log_total = log_sum_exp(x, partial(_shift_by, peak, temperature), along)
+    return jnp.where(total == 0, -jnp.inf, peak), log_total
 
 
 @partial(normalizer.defjvp, symbolic_zeros=True)
@@ -234,12 +243,20 @@ def _normalizer_jvp(
     logits, temperature = primals
     peak, log_total = normalizer(logits, temperature, along)
 
-    dot = contract(partial(_mean, along), logits, temperature, peak, log_total, tangents)
+    dot = _mean_tangent(logits, temperature, log_total, tangents, along)
     return (peak, log_total), (jnp.zeros_like(peak), dot * inverse(temperature))
 
 
-def _mean(along: Along, _z: Array, p: Array, change: Array) -> Array:
-    return row_sum(p * change, along)
+def _mean_tangent(
+    logits: Array, temperature: Array | None, log_total: Array, tangents: Tangents, along: Along
+) -> Array:
+    """Compute sum p (T dz), with the peak that the sum was taken with: one exp(z) serves both."""
+    peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
+
+    def mean(_z: Array, p: Array, change: Array) -> Array:
+        return row_sum(p * change, along)
+
+    return _contract(mean, logits, temperature, peak, log_total, tangents)
 
 
 def contract(
@@ -251,7 +268,17 @@ def contract(
     tangents: Tangents,
 ) -> Array:
     """A sum over the row of z, p and T dz; the backward pass keeps the logits, not p."""
+    return _contract(of, logits, temperature, _finite(peak), log_total, tangents)
 
+
+def _contract(
+    of: Callable[[Array, Array, Array], Array],
+    logits: Array,
+    temperature: Array | None,
+    peak: Array,
+    log_total: Array,
+    tangents: Tangents,
+) -> Array:
     @partial(jax.checkpoint, prevent_cse=False)
     def recomputed(
         logits: Array,
@@ -260,7 +287,7 @@ def contract(
         log_total: Array,
         tangents: tuple[Array | None, Array | None],
     ) -> Array:
-        z = shift(logits, temperature, peak)
+        z = _shift_by(peak, temperature, logits)
         change = scaled_tangent(z, *tangents)
         return of(z, jnp.exp(z) * jnp.exp(-log_total), change)
 
@@ -296,38 +323,48 @@ def inverse(temperature: Array | None) -> Array | float:
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
-    peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
-    if temperature is None and logits.dtype == peak.dtype:
-        return _precise_softmax(logits, peak, along)
-    return _normalize(jnp.exp(shift(logits, temperature, peak)), along).astype(logits.dtype)
+    x = logits.astype(compute_dtype(logits.dtype))
+    if temperature is not None:
+        return _normalize(
+            jnp.exp(_shift_by(row_peak(x, along), temperature, x)), along, logits.dtype
+        )
+
+    def shifted(x: Array) -> Array:
+        return _normalize(jnp.exp(x - _exact_shift(row_peak(x, along))), along, logits.dtype)
+
+    def unshifted_first(x: Array) -> Array:
+        """Where exp(x) and its sum are floats, the pass that finds the largest entry is spared."""
+        mass = jnp.exp(x)
+        total = row_sum(mass, along)
+        again = ~((total > jnp.exp(_MODERATE[0])) & (total < jnp.inf)) & ~jnp.isnan(total)
+        p = (mass * jnp.where(again, 0, 1 / total)).astype(logits.dtype)
+
+        def shift_all(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            again, p = state
+            # Tied to the round: no compiler computes it ahead of a loop that may make none.
+            tied, _ = lax.optimization_barrier((x, again))
+            return jnp.zeros_like(again), jnp.where(again, shifted(tied), p)
+
+        return lax.while_loop(lambda state: jnp.any(state[0]), shift_all, (again, p))[1]
+
+    if along.axis_name:
+        return shifted(x)
+    return lax.platform_dependent(x, cpu=unshifted_first, default=shifted)
 
 
-def _precise_softmax(x: Array, peak: Array, along: Along) -> Array:
-    """Softmax that no rounding of x - max x enters.
+def _exact_shift(peak: Array) -> Array:
+    """A number near the largest entry that is subtracted from the others without rounding.
 
-    Where the largest entry is moderate, exp(x) itself neither overflows nor loses an entry of more
-    than 1e-34. In other rows the rounding is computed and made up for, in a loop of one round, or
-    of none where there is no such row.
+    Zero where the largest is moderate, else a whole number that brings it there: an entry whose
+    difference from that is rounded is too small for its probability to be a float.
     """
     least, most = _MODERATE
-    other = (peak > -jnp.inf) & ((peak < least) | (peak > most))
-
-    def compensate(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        other, p = state
-        # Tied to the round: no compiler computes it ahead of a loop that may make none.
-        tied, _ = lax.optimization_barrier((x, other))
-        z = shift(tied, None, peak)
-        mass = jnp.exp(z)
-        compensated = _normalize(mass + mass * _rounding(tied, peak, z), along)
-        return jnp.zeros_like(other), jnp.where(other, compensated, p)
-
-    p = _normalize(jnp.exp(x - jnp.where(other | jnp.isnan(peak), peak, 0)), along)
-    return lax.while_loop(lambda state: jnp.any(state[0]), compensate, (other, p))[1]
+    return jnp.floor(peak - jnp.clip(peak, least, most))
 
 
-def _normalize(mass: Array, along: Along) -> Array:
+def _normalize(mass: Array, along: Along, dtype: np.dtype) -> Array:
     total = row_sum(mass, along)
-    return mass / jnp.where(total == 0, 1, total)
+    return (mass * jnp.where(total == 0, 0, 1 / total)).astype(dtype)
 
 
 @partial(_softmax.defjvp, symbolic_zeros=True)
@@ -341,9 +378,8 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
     dtype = compute_dtype(logits.dtype)
     peak = None
     if of_temperature is not None:
-        peak = row_max(logits.astype(dtype), along)
+        peak = row_peak(logits.astype(dtype), along)
 
-    @jax.checkpoint
     def spread(
         rounded: Array,
         logits: Array,
@@ -353,7 +389,7 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
         of_temperature: Array | None,
     ) -> Array:
         p = rounded.astype(dtype)
-        z = p if peak is None else shift(logits, temperature, peak)
+        z = p if peak is None else _shift_by(peak, temperature, logits)
         change = scaled_tangent(z, of_logits, of_temperature)
         mean = row_sum(p * change, along)
         if rounded.dtype != dtype:
@@ -361,27 +397,38 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
             mean = mean / jnp.where(total == 0, 1, total)
         return (p * (change - mean) * inverse(temperature)).astype(rounded.dtype)
 
+    if rounded.dtype != dtype or of_temperature is not None:
+        # The backward pass keeps no more than its arguments.
+        spread = jax.checkpoint(spread)
     return rounded, spread(rounded, logits, temperature, peak, of_logits, of_temperature)
 
 
-def _rounding(x: Array, peak: Array, difference: Array) -> Array:
-    """What x - peak lost in rounding to `difference` (Knuth's two-sum), 0 at -inf."""
-    taken = difference - x
-    lost = (x - (difference - taken)) - (peak + taken)
-    return jnp.where(difference == -jnp.inf, 0, lax.stop_gradient(lost))
-
-
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     peak, log_total = normalizer(logits, temperature, along)
+    # The barrier makes z a value of its own: XLA:CPU would store one that serves the sum as well.
+    peak, log_total = lax.optimization_barrier((_finite(peak), log_total))
+    return (_shift_by(peak, temperature, logits) - log_total).astype(logits.dtype)
 
-    @jax.checkpoint
-    def subtract(logits: Array, temperature: Array | None, peak: Array, log_total: Array) -> Array:
+
+@partial(_log_softmax.defjvp, symbolic_zeros=True)
+def _log_softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
+    # d log p = dz - sum p dz, and 0 where log p stays -inf
+    logits, temperature = primals
+    peak, log_total = normalizer(logits, temperature, along)
+    mean = _mean_tangent(logits, temperature, log_total, tangents, along)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def subtract(
+        logits: Array, peak: Array, mean: Array, tangents: tuple[Array | None, Array | None]
+    ) -> Array:
         z = shift(logits, temperature, peak)
-        absent = (z == -jnp.inf) & ~jnp.isnan(log_total)
-        return jnp.where(absent, -jnp.inf, z - log_total).astype(logits.dtype)
+        change = (scaled_tangent(z, *tangents) - mean) * inverse(temperature)
+        return jnp.where(z == -jnp.inf, 0, change).astype(logits.dtype)
 
-    return subtract(logits, temperature, peak, log_total)
+    known = drop_zeros(tangents)
+    return _log_softmax(logits, temperature, along), subtract(logits, peak, mean, known)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -397,10 +444,10 @@ def _logsumexp(logits: Array, temperature: Array | None, along: Along) -> Array:
 def _logsumexp_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
     # d(T L + max x) = sum p (T dz) + L dT
     logits, temperature = primals
-    peak, log_total = normalizer(logits, temperature, along)
+    _, log_total = normalizer(logits, temperature, along)
     result = _logsumexp(logits, temperature, along)
 
-    tangent = contract(partial(_mean, along), logits, temperature, peak, log_total, tangents)
+    tangent = _mean_tangent(logits, temperature, log_total, tangents, along)
     _, of_temperature = drop_zeros(tangents)
     if of_temperature is not None:
         tangent = tangent + log_total * of_temperature

@@ -8,12 +8,13 @@ split over 2, 4 or 8 devices stays where it lies.)
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+from jsoftmax._blocks import block_at, block_max, block_size, block_sum
 
 _BLOCKS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 8 slabs of 8
@@ -25,19 +26,58 @@ _SHORT = 1024
 def largest(x: Array, axis: int) -> Array:
     """Largest entry, the axis kept with size one: -inf if empty; NaN, or +inf, where one is NaN."""
 
-    def plain(x: Array, axis: int = axis) -> Array:
-        # XLA:CPU's vectorised maximum along a last axis may drop NaN.
+    def plain(x: Array) -> Array:
         bounded = jnp.where(jnp.isnan(x), jnp.inf, x)
         return jnp.max(bounded, axis=axis, keepdims=True, initial=-jnp.inf)
 
-    def slab_by_slab(x: Array) -> Array:
-        slabs = _slabs(x, -jnp.inf)
-        folded = reduce(jnp.maximum, [slabs[..., i, :] for i in range(_SLABS)])
-        return plain(folded.reshape(*x.shape[:-1], -1), -1)
+    def by_blocks(x: Array) -> Array:
+        peak = jnp.max(block_max(x, block_size(x.shape[-1])), axis=-1, keepdims=True)
+        # XLA:CPU's maximum overlooks a NaN, which no sum does. A factor this small keeps it from
+        # overflowing.
+        total = jnp.sum(x * 2.0**-60, axis=-1, keepdims=True)
+        return jnp.where(jnp.isnan(total), jnp.inf, peak)
 
     if not _is_long(x, axis):
         return plain(x)
-    return lax.platform_dependent(x, cpu=slab_by_slab, default=plain)
+    return lax.platform_dependent(x, cpu=by_blocks, default=plain)
+
+
+def mass(x: Array, scale: Callable[[Array], Array], axis: int) -> tuple[Array, Array]:
+    """Sum of exp(z) for z = scale(x) <= 0, and what it is beyond one for each z that is near 0.
+
+    Where the sum is below 1.5 the second is the sum over all entries but the largest, to full
+    accuracy. On CPUs, where a second sum is a second pass, it is that only there: one block of the
+    row, which holds the largest, is summed again.
+    """
+
+    def beyond_one(z: Array) -> Array:
+        # exp(z) = 1 + (z + z z / 2) near 0. Not only where z == 0: a compiler that computes the
+        # logits twice, for the maximum and for z, may round them differently.
+        return jnp.where(_near_zero(z), z + z * z / 2, jnp.exp(z))
+
+    def plain(x: Array) -> tuple[Array, Array]:
+        z = scale(x)
+        others = jnp.sum(beyond_one(z), axis=axis, keepdims=True)
+        return others + jnp.sum(_near_zero(z), axis=axis, keepdims=True, dtype=z.dtype), others
+
+    def by_blocks(x: Array) -> tuple[Array, Array]:
+        blocks = block_sum(jnp.exp(scale(x)))
+        # Not by argmax, which XLA:CPU does not vectorise.
+        places = lax.broadcasted_iota(jnp.int32, blocks.shape, blocks.ndim - 1)
+        is_most = blocks == jnp.max(blocks, axis=-1, keepdims=True)
+        most = jnp.max(jnp.where(is_most, places, 0), axis=-1, keepdims=True)
+        in_most = beyond_one(scale(block_at(x, most)[0]))
+        others = jnp.sum(jnp.where(places == most, 0, blocks), axis=-1, keepdims=True)
+        others += jnp.sum(in_most, axis=-1, keepdims=True)
+        return jnp.sum(blocks, axis=-1, keepdims=True), others
+
+    if not _is_long(x, axis):
+        return plain(x)
+    return lax.platform_dependent(x, cpu=by_blocks, default=plain)
+
+
+def _near_zero(z: Array) -> Array:
+    return z > -(2.0**-10 if z.dtype == jnp.float32 else 2.0**-20)
 
 
 def sweep(

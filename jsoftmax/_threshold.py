@@ -237,7 +237,7 @@ def _at_least(row: Row, value: Array, threshold: Array, along: Along) -> Array:
 def surprise(row: Row) -> tuple[Array, Array]:
     """-log p of every entry (inf where p is 0), and the entropy of the row."""
     z = row.z(row.x)
-    log_total = log_sum_exp(z, row.peak, row.along)
+    _, log_total = log_sum_exp(row.x, row.z, row.along)
     minus_log_p = log_total - z
     terms = jnp.exp(-minus_log_p) * jnp.where(z == -jnp.inf, 0, minus_log_p)
     return minus_log_p, row_sum(terms, row.along)
