@@ -22,6 +22,11 @@ def block_size(size: int) -> int:
     return -(-lanes // _MOST_BLOCKS) * _LANES
 
 
+def block_count(size: int) -> int:
+    """Number of blocks of a row of `size`."""
+    return max(1, -(-size // block_size(size)))
+
+
 def block_max(x: Array, length: int) -> Array:
     """Largest entry of each block of the last axis, -inf in an empty row; NaN may be dropped."""
     return _reduce_blocks(x, length, -jnp.inf, lax.max, jnp.max)

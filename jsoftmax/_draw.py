@@ -1,6 +1,7 @@
 """Draws of an entry in proportion to the weights: inverse CDF, with wide uniforms and exact sums.
 
-The first uniform finds a block of entries by the blocks' sums, the second an entry inside it.
+The first uniform finds a block of entries by the blocks' sums, the second a group of entries inside
+it, the third an entry.
 Cumulative sums are integers of about 50 bits in two words: exact, so they depend neither on the
 order of summation nor on how the row is sharded, and an entry of probability 1e-7 is drawn as often
 as it should be.
@@ -9,21 +10,21 @@ as it should be.
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._blocks import block_at, block_size
+from jsoftmax._blocks import block_at, block_count, block_size
 from jsoftmax._reduce import row_cumsum, row_size, row_sum, shard_index
 from jsoftmax._row import Row
 from jsoftmax._typing import Along
 from jsoftmax._window import Window
 
 _HIGH_BITS = 30
-_GROUP = 32
+_GROUP = 64
 
 
 def draw(bits: Array, row: Row, pivot: Array, blocks: Array) -> Array:
     """Index of an entry above the pivot, drawn in proportion to its weight: int32 [..., 1].
 
     Args:
-      bits: uint32 of shape (4, *batch, 1), uniform. All zero draws the first entry above the pivot.
+      bits: uint32 of shape (6, *batch, 1), uniform. All zero draws the first entry above the pivot.
       row: the row; one with no weight draws 0.
       pivot: per row.
       blocks: what `row.blocks_above` gives for the pivot.
@@ -33,12 +34,24 @@ def draw(bits: Array, row: Row, pivot: Array, blocks: Array) -> Array:
     count, size = blocks.shape[-1], row.x.shape[-1]
     local = block - shard_index(along) * count if along.axis_name else block
     entries, start = block_at(row.x, jnp.clip(local, 0, count - 1))
-    index = start + pick(bits[2:], row.weight(entries, pivot), Along(-1))
-    index = jnp.clip(index, 0, max(size - 1, 0))
+    index = jnp.clip(start + _pick_in_block(bits[2:], row.weight(entries, pivot)), 0, size - 1)
     if not along.axis_name:
         return index
     mine = (local >= 0) & (local < count)
     return row_sum(jnp.where(mine, index + shard_index(along) * size, 0), along)
+
+
+def _pick_in_block(bits: Array, weight: Array) -> Array:
+    """As `draw`, among the entries of a block: first one of its groups, then an entry of that."""
+    length = weight.shape[-1]
+    if length <= _GROUP:
+        return pick(bits[2:], weight, Along(-1))
+    fill = [(0, 0)] * (weight.ndim - 1) + [(0, -length % _GROUP)]
+    groups = jnp.pad(weight, fill).reshape(*weight.shape[:-1], -1, _GROUP)
+    group = pick(bits[:2], jnp.sum(groups, axis=-1), Along(-1))
+    group = jnp.clip(group, 0, groups.shape[-2] - 1)
+    inside = jnp.take_along_axis(groups, group[..., None], axis=-2)[..., 0, :]
+    return group * _GROUP + pick(bits[2:], inside, Along(-1))
 
 
 def draw_from_window(
@@ -53,14 +66,19 @@ def draw_from_window(
     weight = row.weight(x, pivot)
     if min_p is not None:
         weight = jnp.where(row.passes_min_p(x, min_p), weight, 0)
-    length = block_size(row.x.shape[-1])
-    block = index // length
-    shape = (*index.shape, -(-row.x.shape[-1] // length))
-    inside = block[..., None] == lax.broadcasted_iota(jnp.int32, shape, index.ndim)
-    blocks = jnp.sum(jnp.where(inside, weight[..., None], 0), axis=-2)
-    drawn = pick(bits[:2], blocks, Along(-1))
-    place = pick(bits[2:], jnp.where(block == drawn, weight, 0), Along(-1))
-    place = jnp.clip(place, 0, index.shape[-1] - 1)
+    size = row.x.shape[-1]
+    length = min(block_size(size), size)
+    # The last block is taken with entries of the one before, as `block_at` does.
+    start = jnp.minimum(index // length * length, size - length)
+    levels = [(index // length, block_count(size))]
+    if length > _GROUP:
+        levels += [((index - start) // _GROUP, -(-length // _GROUP))]
+    for i, (part, count) in enumerate(levels):
+        shape = (*index.shape, count)
+        inside = part[..., None] == lax.broadcasted_iota(jnp.int32, shape, index.ndim)
+        parts = jnp.sum(jnp.where(inside, weight[..., None], 0), axis=-2)
+        weight = jnp.where(part == pick(bits[2 * i : 2 * i + 2], parts, Along(-1)), weight, 0)
+    place = jnp.clip(pick(bits[4:], weight, Along(-1)), 0, index.shape[-1] - 1)
     return jnp.take_along_axis(index, place, axis=-1)
 
 
@@ -78,7 +96,7 @@ def entry_at(x: Array, index: Array, along: Along) -> Array:
 
 
 def pick(bits: Array, weight: Array, along: Along) -> Array:
-    """As `draw`, in one level: from (2, *batch, 1) bits and at most a few thousand weights a row.
+    """As `draw`, in one level: from (2, *batch, 1) bits and at most a few hundred weights a row.
 
     A weight's share of the sum is rounded down to a multiple of 2 ** -(30 + low_bits), kept in two
     words.
@@ -107,26 +125,8 @@ def pick(bits: Array, weight: Array, along: Along) -> Array:
     more_high, more_low = split(u_high.astype(weight.dtype) * 2.0**-_HIGH_BITS * excess)
     target_high, target_low = carry(u_high + more_high, u_low + more_low)
 
-    def first_above(high: Array, low: Array, along: Along) -> Array:
-        """The first place where these prefix sums are above the target, or complete."""
-        passed = (high > target_high) | ((high == target_high) & (low > target_low))
-        complete = (high == total_high) & (low == total_low)
-        return row_sum(~(passed | complete), along)
-
-    if along.axis_name or size % _GROUP or size <= _GROUP:
-        return first_above(*carry(row_cumsum(high, along), row_cumsum(low, along)), along)
-    # Prefix sums are slow on CPUs: those of groups of entries, then those within one group.
-    high, low = [word.reshape(*word.shape[:-1], -1, _GROUP) for word in (high, low)]
-    group_high, group_low = carry(jnp.sum(high, axis=-1), jnp.sum(low, axis=-1))
-    sums = carry(row_cumsum(group_high, along), row_cumsum(group_low, along))
-    group = jnp.minimum(first_above(*sums, along), size // _GROUP - 1)
-    before = [
-        jnp.take_along_axis(total - word, group, axis=-1)
-        for total, word in zip(sums, (group_high, group_low), strict=True)
-    ]
-    inside = [
-        before_word
-        + row_cumsum(jnp.take_along_axis(word, group[..., None], axis=-2)[..., 0, :], along)
-        for before_word, word in zip(before, (high, low), strict=True)
-    ]
-    return group * _GROUP + first_above(*carry(*inside), along)
+    # The first place whose prefix sum is above the target, or complete.
+    high, low = carry(row_cumsum(high, along), row_cumsum(low, along))
+    passed = (high > target_high) | ((high == target_high) & (low > target_low))
+    complete = (high == total_high) & (low == total_low)
+    return row_sum(~(passed | complete), along)

@@ -10,25 +10,28 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._sweep import largest, mass, sweep
+from jsoftmax._sweep import is_broken, largest, mass, sweep
 from jsoftmax._typing import Along
 
 
 def row_max(x: Array, along: Along) -> Array:
-    """Largest entry: -inf for an empty row, NaN for one that holds +inf or NaN. No gradient."""
-    peak = _over_shards(largest(lax.stop_gradient(x), along.axis), along)
-    return jnp.where(peak == jnp.inf, jnp.nan, peak)
+    """Largest entry, -inf for an empty row. It may overlook a NaN: see `row_broken`. No gradient."""
+    return _over_shards(largest(lax.stop_gradient(x), along.axis), along)
 
 
 def row_peak(x: Array, along: Along) -> Array:
-    """Largest entry, but the least float where nothing is allowed: it can be subtracted from -inf.
-
-    For code that sums the row as well, which is what finds a NaN: this may overlook one. No
-    gradient.
-    """
+    """As `row_max`, but the least float for an empty row: it can be subtracted from -inf."""
     lowest = float(jnp.finfo(x.dtype).min)
     peak = jnp.max(lax.stop_gradient(x), axis=along.axis, keepdims=True, initial=lowest)
     return _over_shards(peak, along)
+
+
+def row_broken(x: Array, along: Along) -> Array:
+    """Whether the row holds NaN or +inf."""
+    broken = is_broken(lax.stop_gradient(x), along.axis)
+    if not along.axis_name:
+        return broken
+    return lax.pmax(broken.astype(jnp.int32), along.axis_name) > 0
 
 
 def _over_shards(peak: Array, along: Along) -> Array:
@@ -67,6 +70,20 @@ def row_sweep(
             for collective, x in zip(collectives, reduced, strict=True)
         ]
     return reduced
+
+
+def where_needed(
+    needed: Array, compute: Callable[[Array], Array], x: Array, otherwise: Array
+) -> Array:
+    """compute(x) where any row needs it: a loop of one round, or of none, also under vmap."""
+
+    def once(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        needed, otherwise = state
+        # Tied to the round: no compiler computes it ahead of a loop that may make none.
+        tied, _ = lax.optimization_barrier((x, needed))
+        return jnp.zeros_like(needed), jnp.where(needed, compute(tied), otherwise)
+
+    return lax.while_loop(lambda state: jnp.any(state[0]), once, (needed, otherwise))[1]
 
 
 def row_size(x: Array, along: Along) -> int:

@@ -1,6 +1,6 @@
 """A row at its temperature, and what its truncation keeps: shared by the masks and the samplers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
-from jsoftmax._reduce import row_max, row_sweep
+from jsoftmax._reduce import row_broken, row_max, row_sum, row_sweep
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._typing import Along, Setting
 
@@ -44,56 +44,95 @@ def check_settings(
     )
 
 
+class Scale(NamedTuple):
+    """What takes a difference of logits to z = (x - max x) / T, in steps that lose no limit.
+
+    As one factor 1 / T would: 0 times -inf at T = inf, and at T = 0 differences that a factor of
+    the largest float leaves moderate. A quarter, at T > 1, keeps every difference a float.
+    """
+
+    unit: Array
+    rate: Array
+    more: Array
+    temperature: Array
+
+
 class Row(NamedTuple):
     """Rows at their temperature, the axis last: what truncation and sampling look at.
 
-    The distribution has the weight exp((x - max x) / T) at the entries above the floor. The sums
-    over a set of entries are always taken by `sweep`, so that a mask and a draw agree to the
-    last bit on what is kept.
+    The distribution has the weight exp((x - max x) / T) at every entry, 0 at -inf. The sums over a
+    set of entries are always taken by `sweep`, and all of them by blocks, so that a mask and a draw
+    agree to the last bit on what is kept.
     """
 
     x: Array
     """The logits in the compute dtype, -inf where disallowed. They order the entries."""
     peak: Array
-    rate: Array | None
-    """1 / T."""
+    scale: Scale | None
+    """None is T = 1."""
+    mass: Array | None
+    """The weights, where several passes need them: see `weights`."""
     floor: Array
     """Entries above it are considered: those above -inf, and at T = 0 only the largest."""
     invalid: Array
     """NaN or +inf among the logits, or a setting that is NaN."""
     along: Along
 
+    def at(self, x: Array) -> "Row":
+        """The row with its logits taken from here, where they are tied to a round of a loop."""
+        return self._replace(x=x)
+
     def z(self, x: Array) -> Array:
         """(x - max x) / T of these entries."""
-        difference = x - jnp.where(self.peak == -jnp.inf, 0, self.peak)
-        if self.rate is None:
-            return difference
-        # Bounded, so that no difference that overflows meets the rate 0 of T = inf.
-        return jnp.maximum(difference, -jnp.finfo(x.dtype).max) * self.rate
+        return _z(x, self.peak, self.scale)
+
+    def weights(self, x: Array) -> Array:
+        """The weights of all entries, where x are all logits.
+
+        Those that are stored are read on CPUs, which an exponential costs more than a read; other
+        targets take it in the same pass.
+        """
+        if self.mass is None:
+            return jnp.exp(self.z(x))
+        return lax.platform_dependent(
+            x, self.mass, cpu=lambda _, mass: mass, default=lambda x, _: jnp.exp(self.z(x))
+        )
 
     def weight(self, x: Array, above: Array) -> Array:
-        """exp((x - max x) / T) of these entries, 0 where they are not above the pivot."""
+        """The weights of these entries, 0 where they are not above the pivot."""
         return jnp.where(x > above, jnp.exp(self.z(x)), 0)
+
+    def blocks(self) -> Array:
+        """Weight of every block."""
+        return block_sum(self.weights(self.x))
 
     def blocks_above(self, pivot: Array) -> Array:
         """Weight of every block, of its entries above the pivot."""
-        return block_sum(self.weight(self.x, pivot))
+        return block_sum(jnp.where(self.x > pivot, self.weights(self.x), 0))
+
+    def total(self, blocks: Array) -> Array:
+        """Weight of the row, from that of its blocks."""
+        return row_sum(blocks, self.along)
 
     def masses_above(self, pivots: Sequence[Array]) -> list[Array]:
         """Weight of the entries above each pivot, as the cut of top-p is found by."""
-        return row_sweep(self.along, sums=[self.weight(self.x, pivot) for pivot in pivots])
+        weights = self.weights(self.x)
+        return row_sweep(
+            self.along, sums=[jnp.where(self.x > pivot, weights, 0) for pivot in pivots]
+        )
 
     def select(
-        self, weights: Weights, target: Callable[[Array], Array], floor: Array, wanted: Array
+        self, weights: Weights, target: Array, total: Array, floor: Array, wanted: Array
     ) -> Selection:
-        """The largest entries above the floor whose weight reaches the target."""
+        """The largest entries above the floor whose weight, of this total, reaches the target."""
         return select(
             self.x,
             weights,
             target,
+            total=total,
             floor=floor,
             peak=self.peak,
-            spread=1.0 if self.rate is None else 1 / self.rate,
+            spread=1.0 if self.scale is None else self.scale.temperature,
             wanted=wanted & ~self.invalid,
             along=self.along,
         )
@@ -104,7 +143,7 @@ class Row(NamedTuple):
 
     def min_p_floor(self, min_p: Array) -> Array:
         """A pivot below all that min-p keeps, and close to it."""
-        reach = log_ratio(min_p) if self.rate is None else log_ratio(min_p) / self.rate
+        reach = log_ratio(min_p) * (1.0 if self.scale is None else self.scale.temperature)
         slack = 8 * jnp.finfo(self.x.dtype).eps * (jnp.abs(self.peak) + jnp.abs(reach))
         floor = self.peak + reach - slack
         floor = jnp.minimum(floor, step_down(self.peak))
@@ -113,6 +152,23 @@ class Row(NamedTuple):
     def everything(self) -> Array:
         """The mask that keeps every allowed entry: NaN and +inf too, in a row that is invalid."""
         return jnp.where(self.invalid, ~(self.x == -jnp.inf), self.x > self.floor)
+
+
+def _z(x: Array, peak: Array, scale: Scale | None) -> Array:
+    peak = jnp.maximum(peak, -jnp.finfo(x.dtype).max)
+    if scale is None:
+        return x - peak
+    return (x * scale.unit - peak * scale.unit) * scale.rate * scale.more
+
+
+def _scale(temperature: Array) -> Scale:
+    info = jnp.finfo(temperature.dtype)
+    largest, least = float(info.max), float(info.tiny)
+    cold, hot = temperature == 0, temperature == jnp.inf
+    unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
+    rate = jnp.clip(1 / (temperature * unit), least, largest)
+    more = jnp.where(cold, largest, jnp.where(hot, least, jnp.ones_like(temperature)))
+    return Scale(unit, rate, more, temperature)
 
 
 def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settings]:
@@ -129,21 +185,25 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
     x = logits.astype(compute_dtype(logits.dtype))
     peak = row_max(x, along)
     temperature, top_k, top_p, min_p = settings
-    invalid = jnp.isnan(peak)
+    invalid = row_broken(x, along)
     for setting in settings:
         if setting is not None:
             invalid |= jnp.isnan(setting)
-    rate, floor = None, jnp.full_like(peak, -jnp.inf)
+    scale, floor = None, jnp.full_like(peak, -jnp.inf)
     if temperature is not None:
-        rate = jnp.minimum(1 / temperature, jnp.finfo(x.dtype).max)
+        scale = _scale(temperature)
         floor = jnp.where(temperature == 0, step_down(peak), floor)
         # At T = inf the entries tie: what keeps one keeps all.
         uniform = temperature == jnp.inf
         top_k = None if top_k is None else jnp.where(uniform, 0, top_k)
         top_p = None if top_p is None else jnp.where(uniform, 1, top_p)
-    # Nothing in an invalid row is above its floor: it has no weight, and disturbs no loop.
+    # Nothing in an invalid row is above its floor: it disturbs no loop.
     floor = jnp.where(invalid, jnp.inf, floor)
-    return Row(x, peak, rate, floor, invalid, along), Settings(temperature, top_k, top_p, min_p)
+    mass = None
+    if top_p is not None and top_k is None:
+        mass = lax.optimization_barrier(jnp.exp(_z(x, peak, scale)))
+    row = Row(x, peak, scale, mass, floor, invalid, along)
+    return row, Settings(temperature, top_k, top_p, min_p)
 
 
 def row_and_number(logits: Array, number: Array, along: Along) -> tuple[Row, Array]:

@@ -1,6 +1,6 @@
 """Sampling: draws from what a truncation keeps, without looking for its cut, and log-probabilities.
 
-Two wide uniforms a row do, however large the vocabulary.
+Three wide uniforms a row do, however large the vocabulary.
 """
 
 from functools import partial
@@ -9,13 +9,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_key, check_rows
 from jsoftmax._draw import draw, draw_from_window, entry_at
-from jsoftmax._kept import Kept, keep, top_p_limit, truncate
+from jsoftmax._kept import Kept, above, cut, keep
+from jsoftmax._reduce import where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
-from jsoftmax._softmax import normalizer, shift
+from jsoftmax._softmax import drop_zeros, log_sum_exp, normalizer, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -144,6 +146,8 @@ class Draw(NamedTuple):
     unfinished: Array
     pivot: Array
     """The next draw is from the entries above it."""
+    blocks: Array
+    """What each block of these weighs."""
 
 
 @partial(jax.jit, static_argnums=3)
@@ -159,20 +163,80 @@ def _sample_and_log_prob(
     row, effective = row_of(logits, settings, along)
     kept = keep(row, effective)
     token = _draw_truncated(key, row, effective, kept)
+    floor = cut(row, kept)
+    logit = entry_at(row.x, token, row.along)
+    log_prob = row.z(logit) - _log_total(row, effective, kept, floor)
+    log_prob = jnp.where(logit == -jnp.inf, -jnp.inf, log_prob)
+    log_prob = jnp.where(row.invalid, jnp.nan, log_prob)
     # From here on gradients flow: to the logits and the temperature, not through the draw or the
     # cut.
-    x = jnp.moveaxis(logits, along.axis, -1)
+    mask = None
     if settings[1:] != (None, None, None):
-        x = jnp.where(truncate(row, effective, kept), x, jnp.asarray(-jnp.inf, x.dtype))
+        mask = above(row, effective, floor)
+    x = jnp.moveaxis(logits, along.axis, -1)
     temperature = settings.temperature
     if temperature is not None:
         temperature = jnp.moveaxis(temperature, along.axis, -1)
-    peak, log_total = normalizer(x, temperature, row.along)
-    logit = entry_at(x, token, row.along)
-    log_prob = shift(logit, temperature, peak) - log_total
-    log_prob = jnp.where(logit == -jnp.inf, -jnp.inf, log_prob)
-    log_prob = jnp.where(row.invalid, jnp.nan, log_prob)
+    log_prob = _differentiable(x, temperature, token, mask, log_prob, row.along)
     return jnp.squeeze(token, -1), jnp.squeeze(log_prob, -1).astype(logits.dtype)
+
+
+def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
+    """Logarithm of what the kept entries weigh: from the window, where that holds them all."""
+
+    def of_row(x: Array) -> Array:
+        tied = row.at(x)
+        if settings[1:] != (None, None, None):
+            x = jnp.where(above(tied, settings, floor), x, -jnp.inf)
+        return log_sum_exp(x, row.z, row.along)[1]
+
+    if kept.window is None:
+        return of_row(row.x)
+    weight = row.weight(kept.window.x, floor)
+    if settings.min_p is not None:
+        weight = jnp.where(row.passes_min_p(kept.window.x, settings.min_p), weight, 0)
+    # The first is the largest entry, and weighs one.
+    of_window = jnp.log1p(jnp.sum(weight[..., 1:], axis=-1, keepdims=True))
+    return where_needed(~kept.complete & ~row.invalid, of_row, row.x, of_window)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _differentiable(
+    x: Array,
+    temperature: Array | None,
+    token: Array,
+    mask: Array | None,
+    log_prob: Array,
+    along: Along,
+) -> Array:
+    """The log-probability of the token, which is known, as a function of the logits and T."""
+    del x, temperature, token, mask, along
+    return log_prob
+
+
+@partial(_differentiable.defjvp, symbolic_zeros=True)
+def _differentiable_jvp(
+    along: Along,
+    primals: tuple[Array, Array | None, Array, Array | None, Array],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, object, object, object],
+) -> tuple[Array, Array]:
+    # That of (x_token - max x) / T - L, with the mask and the token constant
+    x, temperature, token, mask, log_prob = primals
+
+    def written_out(x: Array, temperature: Array | None) -> Array:
+        kept = x if mask is None else jnp.where(mask, x, jnp.asarray(-jnp.inf, x.dtype))
+        peak, log_total = normalizer(kept, temperature, along)
+        logit = entry_at(kept, token, along)
+        difference = shift(logit, temperature, peak) - log_total
+        return jnp.where(logit == -jnp.inf, -jnp.inf, difference)
+
+    of_x, of_temperature = drop_zeros(tangents[:2])
+    tangent = jnp.zeros_like(log_prob)
+    if of_x is not None:
+        tangent = jax.jvp(lambda x: written_out(x, temperature), (x,), (of_x,))[1]
+    if of_temperature is not None:
+        tangent += jax.jvp(lambda t: written_out(x, t), (temperature,), (of_temperature,))[1]
+    return log_prob, tangent
 
 
 def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Array:
@@ -183,58 +247,53 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
     draws from the entries above both: the nucleus is among them, and what is drawn at last follows
     the distribution over the nucleus exactly. No round looks for the cut, and few rows need two.
     """
-    top_p, min_p = kept.top_p, settings.min_p
-    candidates = 1 if top_p is None else 2
-    lowest = kept.floor
-    if min_p is not None:
-        lowest = jnp.maximum(lowest, row.min_p_floor(min_p))
+    limit, min_p = kept.limit, settings.min_p
+    candidates = 1 if limit is None else 2
 
     def uniform_bits(rounds: Array | int) -> Array:
-        shape = (candidates, 4, *row.peak.shape)
+        shape = (candidates, 6, *row.peak.shape)
         bits = jax.random.bits(jax.random.fold_in(key, rounds), shape, jnp.uint32)
         if settings.temperature is None:
             return bits
         # All zero draws the first of the largest entries: greedy decoding.
         return jnp.where(settings.temperature == 0, jnp.zeros_like(bits), bits)
 
+    if settings.top_k is None and limit is None and min_p is None:
+        return draw(uniform_bits(0)[0], row, kept.floor, kept.blocks)
+
     def passes(x: Array) -> Array:
         return jnp.ones_like(row.invalid) if min_p is None else row.passes_min_p(x, min_p)
 
-    def draw_above(row: Row, rounds: Array | int, pivot: Array) -> list[Array]:
-        bits, blocks = uniform_bits(rounds), row.blocks_above(pivot)
-        return [draw(bits[i], row, pivot, blocks) for i in range(candidates)]
-
-    if settings.top_k is None and top_p is None and min_p is None:
-        return draw_above(row, 0, lowest)[0]
-
-    def again(state: Draw, row: Row = row) -> Draw:
-        # Tied to the round: no compiler takes the weights out of the loop, to be stored.
-        x, _ = lax.optimization_barrier((row.x, state.rounds))
-        row = row._replace(x=x)
-        tokens = draw_above(row, state.rounds, state.pivot)
+    def again(state: Draw) -> Draw:
+        bits = uniform_bits(state.rounds)
+        tokens = [draw(bits[i], row, state.pivot, state.blocks) for i in range(candidates)]
         entries = [entry_at(row.x, token, row.along) for token in tokens]
         accepted = [passes(x) for x in entries]
-        if top_p is not None:
-            total, *masses = row.masses_above([kept.floor, *entries])
-            limit = top_p_limit(total, top_p)
+        if limit is not None:
+            # Tied to the round: no compiler takes the weights out of the loop, to be stored.
+            tied, _ = lax.optimization_barrier((row.x, state.rounds))
+            masses = row.at(tied).masses_above(entries)
             accepted = [ok & (mass < limit) for ok, mass in zip(accepted, masses, strict=True)]
         token, pivot, refused = tokens[0], entries[0], ~accepted[0]
         for other, x, ok in zip(tokens[1:], entries[1:], accepted[1:], strict=True):
             token = jnp.where(refused, other, token)
             pivot = jnp.maximum(pivot, x)
             refused &= ~ok
+        refused &= state.unfinished
+        pivot = jnp.where(refused, pivot, state.pivot)
         return Draw(
             state.rounds + 1,
             jnp.where(state.unfinished, token, state.token),
-            state.unfinished & refused,
-            jnp.where(state.unfinished, pivot, state.pivot),
+            refused,
+            pivot,
+            where_needed(refused, lambda x: row.at(x).blocks_above(pivot), row.x, state.blocks),
         )
 
     token = jnp.zeros_like(row.peak, jnp.int32)
     unfinished = ~row.invalid & (row.peak > -jnp.inf)
     if kept.window is not None:
-        drawn = draw_from_window(uniform_bits(0)[0], row, lowest, min_p, kept.window)
+        drawn = draw_from_window(uniform_bits(0)[0], row, kept.floor, min_p, kept.window)
         token = jnp.where(kept.complete & unfinished, drawn, token)
         unfinished &= ~kept.complete
-    start = Draw(jnp.zeros((), jnp.int32), token, unfinished, lowest)
+    start = Draw(jnp.zeros((), jnp.int32), token, unfinished, kept.floor, kept.blocks)
     return lax.while_loop(lambda state: jnp.any(state.unfinished), again, start).token

@@ -5,7 +5,7 @@ this one question. With A(t) the weight of the entries with score > t, the set i
 target}, and so {i : score_i >= cut} for the smallest float with A(cut) < target.
 
 The cut is found without a sort, between two scores: `under` weighs less than the target, `over`
-does not. A sweep over the row weighs six pivots between them, placed by interpolation, and finds
+does not. A sweep over the row weighs three pivots between them, placed by interpolation, and finds
 the entries next to the two; it ends when no float is left between them. On a language model's
 logits that takes three or four sweeps, and a batch as many as its slowest row: six or seven.
 """
@@ -21,10 +21,10 @@ from jsoftmax._reduce import row_cumsum, row_sweep
 from jsoftmax._typing import Along
 
 # Where the pivots go, found by a search over logits of SmolLM2 and normal ones. In the first sweep:
-# the floor, and this far below the peak, in units of the spread. Then: from the estimate, this part
+# this far below the peak, in units of the spread. Then: from the estimate, this part
 # of the way to `under` (negative) or to `over`.
-_BELOW_PEAK = (1.0, 1.7, 3.5, 8.3, 11.7)
-_AROUND = (-0.5, -0.13, -0.02, 0.01, 0.14, 0.28)
+_BELOW_PEAK = (3.0, 4.4, 9.0)
+_AROUND = (-0.15, 0.018, 0.15)
 _PIVOTS = len(_AROUND)
 # From then on every other sweep divides the floats between the bounds evenly: where interpolation
 # fails, that takes at most twelve more.
@@ -58,14 +58,14 @@ class _Search(NamedTuple):
     under: Array
     mass_over: Array
     mass_under: Array
-    total: Array
 
 
 def select(
     score: Array,
     weights: Weights,
-    target: Callable[[Array], Array],
+    target: Array,
     *,
+    total: Array,
     floor: Array,
     peak: Array,
     spread: Array | float,
@@ -77,24 +77,25 @@ def select(
     Args:
       score: floats [..., V].
       weights: at least 0: floats, or integers.
-      target: from the weight of all entries, the target, above 0.
+      target: above 0, per row.
+      total: the weight of all entries above the floor, or more, per row.
       floor: per row; only entries with scores above it can be selected.
       peak: largest score, per row.
       spread: a guess at how far below the peak the target is reached, per row.
       wanted: per row; where it is False, the floor stays.
       along: where the row lies.
     """
+    # One for each row, and varying over the mesh axes that the rows vary over.
+    target, total = [jnp.where(wanted, number, number) for number in (target, total)]
     # Sums of floats differ by this when they are taken in another order.
     exact = jnp.issubdtype(weights.at(peak).dtype, jnp.integer)
     slack = 0 if exact else 64 * float(jnp.finfo(peak.dtype).eps)
-    start = [jnp.maximum(peak - spread * below, floor) for below in _BELOW_PEAK]
+    start = _concatenate([jnp.maximum(peak - spread * below, floor) for below in _BELOW_PEAK])
 
     def narrow(search: _Search) -> _Search:
         # Tied to the sweep: no compiler takes what it computes out of the loop, to be stored.
         tied, _ = lax.optimization_barrier((score, search.sweeps))
-        first = search.sweeps == 0
-        pivots = _propose(search, target(search.total), weights)
-        pivots = jnp.where(first, _concatenate([floor, *start]), pivots)
+        pivots = jnp.where(search.sweeps == 0, start, _propose(search, target, total, weights))
         entries = weights.entries(tied)
         nothing = jnp.zeros((), entries.dtype)
         *sums, highest, lowest = row_sweep(
@@ -104,48 +105,43 @@ def select(
             minima=[jnp.where(tied > search.over, tied, jnp.inf)],
         )
         mass = _concatenate(sums)
-        total = jnp.where(first, sums[0], search.total)
-        goal = target(total)
         # A falls as the pivot rises.
-        less = mass < goal
+        less = mass < target
         under = _least(jnp.where(less, pivots, search.under))
         mass_under = _most(jnp.where(less, mass, search.mass_under))
         over = _most(jnp.where(less, search.over, pivots))
-        mass_over = _least(jnp.where(less, jnp.where(first, total, search.mass_over), mass))
+        mass_over = _least(jnp.where(less, search.mass_over, mass))
         # No entry lies between `under` and the highest below it, nor between `over` and the lowest
         # above it.
         under = jnp.minimum(under, highest)
         over = jnp.maximum(over, step_down(lowest))
-        last = (under == highest) & (mass_under + weights.at(under) >= goal + slack * goal)
-        unfinished = search.unfinished & (total >= goal) & ~last & (over < step_down(under))
-        found = _Search(search.sweeps, unfinished, over, under, mass_over, mass_under, total)
+        last = (under == highest) & (mass_under + weights.at(under) >= target + slack * target)
+        unfinished = search.unfinished & ~last & (over < step_down(under))
+        found = _Search(search.sweeps, unfinished, over, under, mass_over, mass_under)
         kept = [
             jnp.where(search.unfinished, new, old)
             for new, old in zip(found[1:], search[1:], strict=True)
         ]
         return _Search(search.sweeps + 1, *kept)
 
-    zero = jnp.zeros_like(peak)
-    weightless = zero.astype(weights.at(peak).dtype)
+    reachable = wanted & (total >= target)
     search = lax.while_loop(
         lambda search: jnp.any(search.unfinished),
         narrow,
-        _Search(jnp.zeros((), jnp.int32), wanted, floor, peak, weightless, weightless, weightless),
+        _Search(jnp.zeros((), jnp.int32), reachable, floor, peak, total, jnp.zeros_like(total)),
     )
-    goal = target(search.total)
-    reached = wanted & (search.total >= goal)
     return Selection(
-        jnp.where(reached, jnp.maximum(floor, step_down(search.under)), floor),
-        jnp.where(reached, search.under, -jnp.inf),
-        goal - search.mass_under,
+        jnp.where(reachable, jnp.maximum(floor, step_down(search.under)), floor),
+        jnp.where(reachable, search.under, -jnp.inf),
+        target - search.mass_under,
     )
 
 
-def _propose(search: _Search, target: Array, weights: Weights) -> Array:
-    """Pivots between `over` and `under`, [..., 6]."""
+def _propose(search: _Search, target: Array, total: Array, weights: Weights) -> Array:
+    """Pivots between `over` and `under`, [..., 3]."""
     dtype = search.under.dtype
     over, under = ordered_key(search.over), ordered_key(search.under)
-    total = search.total.astype(dtype)
+    total = total.astype(dtype)
     least = jnp.maximum(weights.at(search.under).astype(dtype) / 2, total * 2.0**-24)
 
     def log_odds(mass: Array) -> Array:

@@ -18,7 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
-from jsoftmax._reduce import row_mass, row_peak, row_sum
+from jsoftmax._reduce import row_mass, row_peak, row_sum, where_needed
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 Primals: TypeAlias = tuple[Array, Array | None]
@@ -338,14 +338,7 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
         total = row_sum(mass, along)
         again = ~((total > jnp.exp(_MODERATE[0])) & (total < jnp.inf)) & ~jnp.isnan(total)
         p = (mass * jnp.where(again, 0, 1 / total)).astype(logits.dtype)
-
-        def shift_all(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            again, p = state
-            # Tied to the round: no compiler computes it ahead of a loop that may make none.
-            tied, _ = lax.optimization_barrier((x, again))
-            return jnp.zeros_like(again), jnp.where(again, shifted(tied), p)
-
-        return lax.while_loop(lambda state: jnp.any(state[0]), shift_all, (again, p))[1]
+        return where_needed(again, shifted, x, p)
 
     if along.axis_name:
         return shifted(x)

@@ -2,7 +2,7 @@
 
 XLA fuses reductions of one operand into one pass on GPUs and TPUs, where the plain form is best. On
 CPUs it writes a loop for each, unless they are one reduction of several operands, and it vectorises
-best along an axis that is not reduced. There a row is taken as 8 blocks of 8 slabs of consecutive
+best along an axis that is not reduced. There a row is taken as 8 blocks of 12 slabs of consecutive
 entries; the slabs of a block are combined first, entry by entry. (Blocks come first so that a row
 split over 2, 4 or 8 devices stays where it lies.)
 """
@@ -17,29 +17,37 @@ from jax import Array, lax
 from jsoftmax._blocks import block_at, block_max, block_size, block_sum
 
 _BLOCKS = 8
-# XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 8 slabs of 8
-# operands. Beyond that it takes ten times as long.
-_SLABS = 8
+# XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
+# operands. Beyond that it takes ten times as long; with fewer slabs it stores more.
+_SLABS = 12
 _SHORT = 1024
 
 
 def largest(x: Array, axis: int) -> Array:
-    """Largest entry, the axis kept with size one: -inf if empty; NaN, or +inf, where one is NaN."""
+    """Largest entry, the axis kept with size one: -inf if empty. XLA:CPU overlooks NaN."""
 
     def plain(x: Array) -> Array:
-        bounded = jnp.where(jnp.isnan(x), jnp.inf, x)
-        return jnp.max(bounded, axis=axis, keepdims=True, initial=-jnp.inf)
+        return jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf)
 
     def by_blocks(x: Array) -> Array:
-        peak = jnp.max(block_max(x, block_size(x.shape[-1])), axis=-1, keepdims=True)
-        # XLA:CPU's maximum overlooks a NaN, which no sum does. A factor this small keeps it from
-        # overflowing.
-        total = jnp.sum(x * 2.0**-60, axis=-1, keepdims=True)
-        return jnp.where(jnp.isnan(total), jnp.inf, peak)
+        return jnp.max(block_max(x, block_size(x.shape[-1])), axis=-1, keepdims=True)
 
     if not _is_long(x, axis):
         return plain(x)
     return lax.platform_dependent(x, cpu=by_blocks, default=plain)
+
+
+def is_broken(x: Array, axis: int) -> Array:
+    """Whether a NaN or +inf is among the entries, the axis kept with size one."""
+
+    def bounded(x: Array) -> Array:
+        return largest(jnp.where(jnp.isnan(x), jnp.inf, x), axis) == jnp.inf
+
+    def added(x: Array) -> Array:
+        # No sum overlooks a NaN. A factor this small keeps it from overflowing.
+        return ~(jnp.sum(x * 2.0**-60, axis=axis, keepdims=True) < jnp.inf)
+
+    return lax.platform_dependent(x, cpu=added, default=bounded)
 
 
 def mass(x: Array, scale: Callable[[Array], Array], axis: int) -> tuple[Array, Array]:
@@ -88,7 +96,7 @@ def sweep(
     Args:
       sums: numbers of one dtype, elementwise functions of the same operand.
       maxima: floats free of NaN, likewise.
-      minima: likewise; at most 8 arrays in all.
+      minima: likewise; at most five arrays in all.
       axis: of all of them.
 
     Returns:
@@ -100,7 +108,9 @@ def sweep(
         return [kind.reduce(a, axis) for kind, a in zip(kinds, arrays, strict=True)]
 
     def together(*arrays: Array) -> list[Array]:
-        slabs = [_slabs(a, kind.identity) for kind, a in zip(kinds, arrays, strict=True)]
+        size = arrays[0].shape[-1]
+        whole = size - size % (_BLOCKS * _SLABS)
+        slabs = [x[..., :whole].reshape(*x.shape[:-1], _BLOCKS, _SLABS, -1) for x in arrays]
         identities = [
             jnp.asarray(kind.identity, a.dtype) for kind, a in zip(kinds, arrays, strict=True)
         ]
@@ -109,7 +119,11 @@ def sweep(
             return tuple(kind.combine(a, b) for kind, a, b in zip(kinds, left, right, strict=True))
 
         folded = lax.reduce(tuple(slabs), tuple(identities), combine, (slabs[0].ndim - 2,))
-        return separately(*[a.reshape(*a.shape[:-2], -1) for a in folded], axis=-1)
+        reduced = separately(*[a.reshape(*a.shape[:-2], -1) for a in folded], axis=-1)
+        if whole == size:
+            return reduced
+        # A row padded to whole slabs would not be vectorised.
+        return list(combine(reduced, separately(*[x[..., whole:] for x in arrays], axis=-1)))
 
     arrays = [*sums, *maxima, *minima]
     if not _is_long(arrays[0], axis):
@@ -133,12 +147,3 @@ _MIN = _Kind(np.inf, lax.min, lambda x, axis: jnp.min(x, axis=axis, keepdims=Tru
 def _is_long(x: Array, axis: int) -> bool:
     """Whether slabs are worth it: the axis is the last, and long."""
     return axis % x.ndim == x.ndim - 1 and x.shape[-1] >= _SHORT
-
-
-def _slabs(x: Array, fill: float) -> Array:
-    """The last axis as blocks of slabs of consecutive entries: [..., V] to [..., 8, 8, V / 64]."""
-    missing = -x.shape[-1] % (_BLOCKS * _SLABS)
-    if missing:
-        padding = [(0, 0, 0)] * (x.ndim - 1) + [(0, missing, 0)]
-        x = lax.pad(x, jnp.asarray(fill, x.dtype), padding)
-    return x.reshape(*x.shape[:-1], _BLOCKS, _SLABS, -1)

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_setting
-from jsoftmax._kept import keep, truncate
+from jsoftmax._kept import truncate
 from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
 from jsoftmax._softmax import log_sum_exp
@@ -191,7 +191,7 @@ def top_n_sigma_mask(
 @partial(jax.jit, static_argnums=2)
 def _min_p_mask(logits: Array, min_p: Array, along: Along) -> Array:
     row, settings = row_of(logits, Settings(None, None, None, min_p), along)
-    return jnp.moveaxis(truncate(row, settings, keep(row, settings)), -1, along.axis)
+    return jnp.moveaxis(truncate(row, settings), -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=2)

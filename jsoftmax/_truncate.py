@@ -12,8 +12,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_choice, check_logits, check_mask, check_rows, check_setting
-from jsoftmax._kept import keep, select_top_k, select_top_p, truncate
-from jsoftmax._reduce import row_max
+from jsoftmax._kept import select_top_k, select_top_p, top_p_limit, truncate
+from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._row import Settings, check_settings, row_and_number, row_of
 from jsoftmax._select import Weights, keep_first, select
 from jsoftmax._threshold import surprise
@@ -262,7 +262,7 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
 @partial(jax.jit, static_argnums=2)
 def _truncation_mask(logits: Array, settings: Settings, along: Along) -> Array:
     row, settings = row_of(logits, settings, along)
-    return jnp.moveaxis(truncate(row, settings, keep(row, settings)), -1, along.axis)
+    return jnp.moveaxis(truncate(row, settings), -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -279,10 +279,11 @@ def _top_k_mask(logits: Array, k: Array, along: Along, ties: Ties) -> Array:
 @partial(jax.jit, static_argnums=(2, 3))
 def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
     row, p = row_and_number(logits, p, along)
-    selected = select_top_p(row, row.floor, p)
+    total = row.total(row.blocks())
+    selected = select_top_p(row, row.floor, total, top_p_limit(total, p))
     mask = row.x > selected.floor
     if ties == "first":
-        weight = row.weight(row.x, row.floor)
+        weight = row.weights(row.x)
         mask = keep_first(mask, row.x == selected.cut, weight, selected.missing, row.along)
     return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)
 
@@ -297,7 +298,8 @@ def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array
     selected = select(
         score,
         Weights(entries=lambda _: p, at=jnp.zeros_like),
-        lambda _total: jnp.maximum(mass, jnp.finfo(mass.dtype).tiny),
+        jnp.maximum(mass, jnp.finfo(mass.dtype).tiny),
+        total=row_sum(p, row.along),
         floor=row.floor,
         peak=row_max(score, row.along),
         spread=1.0,
