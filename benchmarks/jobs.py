@@ -1,6 +1,7 @@
 """The jobs: what is called, against which peers, and what it is to reach."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,14 +16,14 @@ Function = Callable[[Array], Array]
 
 
 class Job(NamedTuple):
-    """Functions of the logits, compiled and timed side by side."""
+    """Functions of the logits, timed side by side."""
 
     ours: Function
     peers: dict[str, Function]
 
 
-def make(rows: int) -> dict[str, Job]:
-    """The jobs for a batch of so many rows; every setting is an array, one number a row."""
+def make(rows: int, size: int) -> dict[str, Job]:
+    """The jobs for logits of this shape; every setting is an array, one number a row."""
     key = jax.random.key(0)
 
     def each(value: float) -> Array:
@@ -45,12 +46,15 @@ def make(rows: int) -> dict[str, Job]:
             {"sample": lambda x: jsoftmax.sample(key, x, **settings)},
         )
 
-    def pullback(function: Function) -> Function:
-        def both(x: Array) -> Array:
-            y, vjp = jax.vjp(function, x)
-            return vjp(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))[0]
+    cotangent = jnp.cos(jnp.arange(rows * size, dtype=jnp.float32)).reshape(rows, size)
 
-        return both
+    def pullback(function: Function) -> Function:
+        def both(x: Array, cotangent: Array) -> Array:
+            y, vjp = jax.vjp(function, x)
+            return vjp(cotangent if y.ndim == x.ndim else cotangent[:, 0])[0]
+
+        # An operand, not a constant, which the compiler would work on.
+        return partial(jax.jit(both), cotangent=cotangent)
 
     maps = {
         "softmax": (jsoftmax.softmax, jax.nn.softmax),

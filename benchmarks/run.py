@@ -12,10 +12,12 @@ import csv
 import math
 import os
 import platform
+import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +65,10 @@ def interleave(calls: dict[str, Callable[[], object]], seconds: float) -> dict[s
     spent = dict.fromkeys(calls, 0.0)
     share = seconds / len(calls)
     while any(spent[name] < share and len(times[name]) < 200 for name in calls):
-        for name, call in calls.items():
+        # In a new order each time: what ran before decides what lies in the cache.
+        order = list(calls.items())
+        random.shuffle(order)
+        for name, call in order:
             if len(times[name]) >= 3 and spent[name] >= share:
                 continue
             start = time.perf_counter()
@@ -86,6 +91,7 @@ def measure(*, quick: bool) -> list[Timing]:
     import jobs
     import peers
 
+    random.seed(0)
     timings = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, transient=True) as progress:
@@ -94,13 +100,13 @@ def measure(*, quick: bool) -> list[Timing]:
         for name, logits in made.items():
             x = jax.numpy.asarray(logits)
             installed = peers.installed(len(logits))
-            todo = jobs.make(len(logits))
+            todo = jobs.make(*logits.shape)
             progress.update(task, total=len(made) * len(todo))
             for label, job in todo.items():
                 progress.update(task, description=f"{label}: {name}")
 
                 def compiled(function: jobs.Function, x: jax.Array = x) -> Callable[[], object]:
-                    jitted = jax.jit(function)
+                    jitted = function if isinstance(function, partial) else jax.jit(function)
                     return lambda: jax.block_until_ready(jitted(x))
 
                 calls = {"ours": compiled(job.ours), "softmax": compiled(jax.nn.softmax)}

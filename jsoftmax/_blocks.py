@@ -7,93 +7,123 @@ splitting the last axis would copy the array, slices are reduced where they lie.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-_LANES = 128
+_SHORTEST = 128
 _MOST_BLOCKS = 64
+# A row lies in eight parts, each with blocks of its own: the blocks of a row that is split over 2,
+# 4 or 8 shards are those of the whole.
+_PARTS = 8
 
 
-def block_size(size: int) -> int:
-    """Entries in a block of a row of `size`: a multiple of 128, with at most 64 blocks."""
-    lanes = -(-max(size, 1) // _LANES)
-    return -(-lanes // _MOST_BLOCKS) * _LANES
+class Blocks(NamedTuple):
+    """How a row of one shard lies in blocks of consecutive entries."""
+
+    parts: int
+    part: int
+    """Entries of a part."""
+    length: int
+    """Entries of a block, at least 128; the last of a part may be shorter."""
+
+    @property
+    def number(self) -> int:
+        """Number of blocks: at most 64 in the whole row."""
+        return self.parts * -(-max(self.part, 1) // self.length)
+
+    def of(self, index: Array) -> Array:
+        """The block that holds this entry."""
+        inside = index % max(self.part, 1) // self.length
+        return index // max(self.part, 1) * (self.number // self.parts) + inside
 
 
-def block_count(size: int) -> int:
-    """Number of blocks of a row of `size`."""
-    return max(1, -(-size // block_size(size)))
+def blocks_of(size: int, shards: int = 1) -> Blocks:
+    """The blocks of a row with `size` entries on each of so many shards."""
+    parts = 1 if size * shards % _PARTS or _PARTS % shards else _PARTS // shards
+    length = max(-(-size * shards // _MOST_BLOCKS), _SHORTEST)
+    return Blocks(parts, size // parts, length)
 
 
 def block_max(x: Array, length: int) -> Array:
-    """Largest entry of each block of the last axis, -inf in an empty row; NaN may be dropped."""
-    return _reduce_blocks(x, length, -jnp.inf, lax.max, jnp.max)
+    """Largest entry of each block of so many, -inf in an empty row; NaN may be dropped."""
+    return _reduce_blocks(x, Blocks(1, x.shape[-1], length), -jnp.inf, lax.max, jnp.max)
 
 
-def block_sum(x: Array) -> Array:
-    """Sum of each block of the last axis."""
-    return _reduce_blocks(x, block_size(x.shape[-1]), 0.0, lax.add, jnp.sum)
+def block_sum(x: Array, shards: int = 1) -> Array:
+    """Sum of each block of the last axis, which is split over so many shards."""
+    return _reduce_blocks(x, blocks_of(x.shape[-1], shards), 0.0, lax.add, jnp.sum)
 
 
-def block_at(x: Array, block: Array) -> tuple[Array, Array]:
+def block_at(x: Array, block: Array, shards: int = 1) -> tuple[Array, Array]:
     """The entries of one block of each row.
 
     Args:
       x: floats [..., V].
       block: int32 [..., 1], which block.
+      shards: number of shards that the row is split over.
 
     Returns:
       The entries, [..., block size], and the index in the row of the first of them, int32 [..., 1].
-      The last block is shorter: it comes with -inf in front.
+      The last block of a part is shorter: it comes with -inf in front.
     """
-    size = x.shape[-1]
-    length = min(block_size(size), size)
-    wanted = block * length
-    start = jnp.minimum(wanted, size - length)
+    blocks = blocks_of(x.shape[-1], shards)
+    length = min(blocks.length, blocks.part)
+    each = blocks.number // blocks.parts
+    wanted = block % each * blocks.length
+    start = jnp.minimum(wanted, blocks.part - length)
+    offset = block // each * blocks.part + start
 
-    def slice_row(row: Array, start: Array) -> Array:
-        return lax.dynamic_slice_in_dim(row, start[0], length)
+    def slice_row(row: Array, offset: Array) -> Array:
+        return lax.dynamic_slice_in_dim(row, offset[0], length)
 
     for _ in range(x.ndim - 1):
         slice_row = jax.vmap(slice_row)
-    entries = slice_row(x, start)
+    entries = slice_row(x, offset)
     before = start + lax.broadcasted_iota(jnp.int32, entries.shape, x.ndim - 1) < wanted
-    return jnp.where(before, -jnp.inf, entries), start
+    return jnp.where(before, -jnp.inf, entries), offset
 
 
 def _reduce_blocks(
     x: Array,
-    length: int,
+    blocks: Blocks,
     identity: float,
     combine: Callable[[Array, Array], Array],
     reduce: Callable[..., Array],
 ) -> Array:
-    batch = x.ndim - 1
-    fill = -x.shape[-1] % length
+    length, batch = blocks.length, x.shape[:-1]
+    fill = -blocks.part % length
+
+    def in_parts(x: Array) -> Array:
+        return x.reshape(*batch, blocks.parts, blocks.part)
 
     def windows(x: Array) -> Array:
-        window = (1,) * batch + (length,)
-        padding = ((0, 0),) * batch + ((0, fill),)
-        return lax.reduce_window(
-            x, jnp.asarray(identity, x.dtype), combine, window, window, padding
-        )
+        window = (1,) * (len(batch) + 1) + (length,)
+        padding = ((0, 0),) * (len(batch) + 1) + ((0, fill),)
+        start = jnp.asarray(identity, x.dtype)
+        found = lax.reduce_window(in_parts(x), start, combine, window, window, padding)
+        return found.reshape(*batch, -1)
 
     def slices(x: Array) -> Array:
-        starts = range(0, x.shape[-1], length)
-        if len(starts) > _MOST_BLOCKS:
-            return reshape(x)
-        parts = [lax.slice_in_dim(x, s, min(s + length, x.shape[-1]), axis=-1) for s in starts]
-        return jnp.stack([reduce(part, axis=-1) for part in parts], axis=-1)
+        if blocks.number > _MOST_BLOCKS:
+            return reshaped(x)
+        spans = [
+            (part + start, part + min(start + length, blocks.part))
+            for part in range(0, blocks.parts * blocks.part, blocks.part)
+            for start in range(0, blocks.part, length)
+        ]
+        found = [reduce(lax.slice_in_dim(x, *span, axis=-1), axis=-1) for span in spans]
+        return jnp.stack(found, axis=-1)
 
-    def reshape(x: Array) -> Array:
-        padding = ((0, 0),) * batch + ((0, fill),)
-        padded = jnp.pad(x, padding, constant_values=identity)
-        return reduce(padded.reshape(*x.shape[:-1], -1, length), axis=-1)
+    def reshaped(x: Array) -> Array:
+        padding = ((0, 0),) * (len(batch) + 1) + ((0, fill),)
+        padded = jnp.pad(in_parts(x), padding, constant_values=identity)
+        return reduce(padded.reshape(*batch, blocks.number, length), axis=-1)
 
     if x.shape[-1] == 0:
-        return jnp.full((*x.shape[:-1], 1), identity, x.dtype)
-    if x.shape[-1] <= length:
-        return reduce(x, axis=-1, keepdims=True)
-    return lax.platform_dependent(x, cpu=windows, tpu=slices, default=reshape)
+        return jnp.full((*batch, blocks.number), identity, x.dtype)
+    if blocks.part <= length:
+        return reduce(in_parts(x), axis=-1)
+    return lax.platform_dependent(x, cpu=windows, tpu=slices, default=reshaped)

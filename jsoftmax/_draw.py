@@ -1,17 +1,16 @@
 """Draws of an entry in proportion to the weights: inverse CDF, with wide uniforms and exact sums.
 
 The first uniform finds a block of entries by the blocks' sums, the second a group of entries inside
-it, the third an entry.
-Cumulative sums are integers of about 50 bits in two words: exact, so they depend neither on the
-order of summation nor on how the row is sharded, and an entry of probability 1e-7 is drawn as often
-as it should be.
+it, the third an entry. Cumulative sums are integers of about 50 bits in two words: exact, so they
+depend neither on the order of summation nor on how the row is sharded, and an entry of probability
+1e-7 is drawn as often as it should be.
 """
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._blocks import block_at, block_count, block_size
-from jsoftmax._reduce import row_cumsum, row_size, row_sum, shard_index
+from jsoftmax._blocks import block_at, blocks_of
+from jsoftmax._reduce import row_cumsum, row_max, row_size, row_sum, shard_count, shard_index
 from jsoftmax._row import Row
 from jsoftmax._typing import Along
 from jsoftmax._window import Window
@@ -20,21 +19,22 @@ _HIGH_BITS = 30
 _GROUP = 64
 
 
-def draw(bits: Array, row: Row, pivot: Array, blocks: Array) -> Array:
-    """Index of an entry above the pivot, drawn in proportion to its weight: int32 [..., 1].
+def draw(bits: Array, row: Row, floor: Array, blocks: Array) -> Array:
+    """Index of an entry that is kept, drawn in proportion to its weight: int32 [..., 1].
 
     Args:
-      bits: uint32 of shape (6, *batch, 1), uniform. All zero draws the first entry above the pivot.
+      bits: uint32 of shape (6, *batch, 1), uniform. All zero draws the first entry that is kept.
       row: the row; one with no weight draws 0.
-      pivot: per row.
-      blocks: what `row.blocks_above` gives for the pivot.
+      floor: per row.
+      blocks: what `row.blocks_kept` gives for the floor.
     """
     along = row.along
     block = pick(bits[:2], blocks, along)
     count, size = blocks.shape[-1], row.x.shape[-1]
     local = block - shard_index(along) * count if along.axis_name else block
-    entries, start = block_at(row.x, jnp.clip(local, 0, count - 1))
-    index = jnp.clip(start + _pick_in_block(bits[2:], row.weight(entries, pivot)), 0, size - 1)
+    entries, start = block_at(row.x, jnp.clip(local, 0, count - 1), shard_count(along))
+    weight = jnp.where(row.keeps(entries, floor), jnp.exp(row.z(entries)), 0)
+    index = jnp.clip(start + _pick_in_block(bits[2:], weight), 0, max(size - 1, 0))
     if not along.axis_name:
         return index
     mine = (local >= 0) & (local < count)
@@ -54,32 +54,14 @@ def _pick_in_block(bits: Array, weight: Array) -> Array:
     return group * _GROUP + pick(bits[2:], inside, Along(-1))
 
 
-def draw_from_window(
-    bits: Array, row: Row, pivot: Array, min_p: Array | None, window: Window
-) -> Array:
-    """As `draw`, where the window holds all entries above the pivot, and of those min-p keeps.
-
-    The entries are taken in the order of the row and in its blocks, so that the same bits draw the
-    same entry.
-    """
-    index, x = lax.sort((window.place, window.x), num_keys=1)
-    weight = row.weight(x, pivot)
-    if min_p is not None:
-        weight = jnp.where(row.passes_min_p(x, min_p), weight, 0)
-    size = row.x.shape[-1]
-    length = min(block_size(size), size)
-    # The last block is taken with entries of the one before, as `block_at` does.
-    start = jnp.minimum(index // length * length, size - length)
-    levels = [(index // length, block_count(size))]
-    if length > _GROUP:
-        levels += [((index - start) // _GROUP, -(-length // _GROUP))]
-    for i, (part, count) in enumerate(levels):
-        shape = (*index.shape, count)
-        inside = part[..., None] == lax.broadcasted_iota(jnp.int32, shape, index.ndim)
-        parts = jnp.sum(jnp.where(inside, weight[..., None], 0), axis=-2)
-        weight = jnp.where(part == pick(bits[2 * i : 2 * i + 2], parts, Along(-1)), weight, 0)
-    place = jnp.clip(pick(bits[4:], weight, Along(-1)), 0, index.shape[-1] - 1)
-    return jnp.take_along_axis(index, place, axis=-1)
+def blocks_in_window(row: Row, floor: Array, window: Window) -> Array:
+    """As `row.blocks_kept`, where the window holds all entries above the floor."""
+    weight = jnp.where(row.keeps(window.x, floor), jnp.exp(row.z(window.x)), 0)
+    blocks = blocks_of(row.x.shape[-1])
+    shape = (*weight.shape, blocks.number)
+    places = lax.broadcasted_iota(jnp.int32, shape, weight.ndim)
+    inside = blocks.of(window.place)[..., None] == places
+    return jnp.sum(jnp.where(inside, weight[..., None], 0), axis=-2)
 
 
 def entry_at(x: Array, index: Array, along: Along) -> Array:
@@ -112,8 +94,12 @@ def pick(bits: Array, weight: Array, along: Along) -> Array:
     def carry(high: Array, low: Array) -> tuple[Array, Array]:
         return high + (low >> low_bits), low & ((1 << low_bits) - 1)
 
-    total = row_sum(weight, along)
-    high, low = split(weight / jnp.where(total == 0, 1, total) * 2.0**_HIGH_BITS)
+    # A sum of floats depends on their order, and so on the shards: this is one of whole numbers.
+    most = row_max(weight, along)
+    share = weight / jnp.where(most > 0, most, 1)
+    whole = (share * 2.0 ** (low_bits - 1)).astype(jnp.int32)
+    total = row_sum(whole, along).astype(weight.dtype) * 2.0 ** (1 - low_bits)
+    high, low = split(share / jnp.where(total == 0, 1, total) * 2.0**_HIGH_BITS)
     total_high, total_low = carry(row_sum(high, along), row_sum(low, along))
 
     # The target is uniform below the total: u * 2 ** 30 for the wide uniform u, plus u * (total - 2

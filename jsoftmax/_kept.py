@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax._blocks import block_count
 from jsoftmax._reduce import row_size, where_needed
 from jsoftmax._row import Row, Settings
 from jsoftmax._select import Selection, Weights, step_down
@@ -18,70 +17,61 @@ from jsoftmax._window import Window, largest
 
 
 class Kept(NamedTuple):
-    """The entries that T and top-k keep, and what is left to do."""
+    """The entries that T and top-k keep, and top-p where there is a top-k; min-p is the row's."""
 
     floor: Array
     """They are above it."""
-    blocks: Array
-    """What each block of them weighs; nothing in the rows whose window is complete."""
     limit: Array | None
-    """Top-p keeps those with less weight above them than this; None, or inf, is off."""
+    """Top-p, still to be applied, keeps those with less weight above them; None is off."""
+    total: Array | None
+    """What the entries above the floor weigh, where that is to be known."""
     window: Window | None
     complete: Array
     """The rows of which the window holds all entries above the floor."""
 
 
 def keep(row: Row, settings: Settings) -> Kept:
-    """Apply top-k, and top-p in the rows whose window is complete."""
+    """Apply top-k, and then top-p: in the window where that is complete, else by a search."""
     top_k, top_p = settings.top_k, settings.top_p
-    floor, window, complete = row.floor, None, jnp.zeros_like(row.invalid)
-    if top_k is not None:
-        selected, window, complete = select_top_k(row, top_k)
-        floor = jnp.maximum(floor, selected.floor)
     if top_k is None:
-        blocks = row.blocks()
-    elif window is None:
-        blocks = row.blocks_above(floor)
-    else:
-        shape = (*row.peak.shape[:-1], block_count(row.x.shape[-1]))
-        blocks = where_needed(
-            ~complete & ~row.invalid,
-            lambda x: row.at(x).blocks_above(floor),
-            row.x,
-            jnp.broadcast_to(jnp.zeros_like(row.peak), shape),
-        )
+        total = None if top_p is None else row.total()
+        limit = None if top_p is None or total is None else top_p_limit(total, top_p)
+        return Kept(row.floor, limit, total, None, jnp.zeros_like(row.invalid))
+    selected, window, complete = select_top_k(row, top_k)
+    floor = jnp.maximum(row.floor, selected.floor)
+    rest = (None, None, window, complete)
     if top_p is None:
-        return Kept(floor, blocks, None, window, complete)
-    if window is not None:
-        weight = row.weight(window.x, floor)
-        above = jnp.cumsum(weight, axis=-1) - weight
-        limit = top_p_limit(jnp.sum(weight, axis=-1, keepdims=True), top_p)
-        nucleus = jnp.where((above < limit) & (weight > 0), window.x, jnp.inf)
-        least = jnp.min(nucleus, axis=-1, keepdims=True)
-        cut = complete & (top_p < 1) & (least < jnp.inf)
-        floor = jnp.where(cut, jnp.maximum(floor, step_down(least)), floor)
-    limit = jnp.where(complete, jnp.inf, top_p_limit(row.total(blocks), top_p))
-    return Kept(floor, blocks, limit, window, complete)
+        return Kept(floor, *rest)
+
+    def weight_of(x: Array) -> Array:
+        return row.at(x).masses_above([floor])[0]
+
+    if window is None:
+        total = weight_of(row.x)
+        return Kept(select_top_p(row, floor, total, top_p_limit(total, top_p)).floor, *rest)
+    weight = row.weight(window.x, floor)
+    in_window = jnp.sum(weight, axis=-1, keepdims=True)
+    total = where_needed(~complete & ~row.invalid, weight_of, row.x, in_window)
+    limit = top_p_limit(total, top_p)
+    searched = select_top_p(row, floor, total, jnp.where(complete, jnp.inf, limit)).floor
+    above = jnp.cumsum(weight, axis=-1) - weight
+    nucleus = jnp.where((above < limit) & (weight > 0), window.x, jnp.inf)
+    least = jnp.min(nucleus, axis=-1, keepdims=True)
+    known = complete & (limit < jnp.inf) & (least < jnp.inf)
+    cut = jnp.where(known, jnp.maximum(floor, step_down(least)), searched)
+    return Kept(cut, *rest)
+
+
+def floor_of(row: Row, settings: Settings) -> Array:
+    """A pivot below all that T, top-k and top-p keep."""
+    return cut(row, keep(row, settings))
 
 
 def cut(row: Row, kept: Kept) -> Array:
     """A pivot below what top-p keeps too."""
-    if kept.limit is None:
+    if kept.limit is None or kept.total is None:
         return kept.floor
-    return select_top_p(row, kept.floor, row.total(kept.blocks), kept.limit).floor
-
-
-def above(row: Row, settings: Settings, floor: Array) -> Array:
-    """Mask of the entries above the floor that min-p keeps."""
-    mask = row.x > floor
-    if settings.min_p is not None:
-        mask &= row.passes_min_p(row.x, settings.min_p)
-    return jnp.where(row.invalid, row.everything(), mask)
-
-
-def truncate(row: Row, settings: Settings) -> Array:
-    """Mask of what all settings keep."""
-    return above(row, settings, cut(row, keep(row, settings)))
+    return select_top_p(row, kept.floor, kept.total, kept.limit).floor
 
 
 def select_top_k(row: Row, k: Array) -> tuple[Selection, Window | None, Array]:

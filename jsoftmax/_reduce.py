@@ -15,7 +15,7 @@ from jsoftmax._typing import Along
 
 
 def row_max(x: Array, along: Along) -> Array:
-    """Largest entry, -inf for an empty row. It may overlook a NaN: see `row_broken`. No gradient."""
+    """Largest entry, -inf for an empty row; a NaN may be overlooked (`row_broken`). No gradient."""
     return _over_shards(largest(lax.stop_gradient(x), along.axis), along)
 
 

@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
-from jsoftmax._reduce import row_broken, row_max, row_sum, row_sweep
+from jsoftmax._reduce import row_broken, row_max, row_sum, row_sweep, shard_count
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._typing import Along, Setting
 
@@ -74,6 +74,7 @@ class Row(NamedTuple):
     """The weights, where several passes need them: see `weights`."""
     floor: Array
     """Entries above it are considered: those above -inf, and at T = 0 only the largest."""
+    min_p: Array | None
     invalid: Array
     """NaN or +inf among the logits, or a setting that is NaN."""
     along: Along
@@ -98,21 +99,36 @@ class Row(NamedTuple):
             x, self.mass, cpu=lambda _, mass: mass, default=lambda x, _: jnp.exp(self.z(x))
         )
 
-    def weight(self, x: Array, above: Array) -> Array:
-        """The weights of these entries, 0 where they are not above the pivot."""
-        return jnp.where(x > above, jnp.exp(self.z(x)), 0)
+    def weight(self, x: Array, floor: Array) -> Array:
+        """The weights of these entries, 0 where they are not above the floor."""
+        return jnp.where(x > floor, jnp.exp(self.z(x)), 0)
+
+    def keeps(self, x: Array, floor: Array) -> Array:
+        """Whether these entries are above the floor, and min-p keeps them."""
+        if self.min_p is None:
+            return x > floor
+        return (x > floor) & (self.z(x) >= log_ratio(self.min_p))
+
+    def mask(self, floor: Array) -> Array:
+        """What is kept of the row."""
+        return self.unless_invalid(self.keeps(self.x, floor))
+
+    def unless_invalid(self, mask: Array) -> Array:
+        """The mask, but every allowed entry, NaN and +inf too, in a row that is invalid."""
+        return jnp.where(self.invalid, ~(self.x == -jnp.inf), mask)
 
     def blocks(self) -> Array:
         """Weight of every block."""
-        return block_sum(self.weights(self.x))
+        return block_sum(self.weights(self.x), shard_count(self.along))
 
-    def blocks_above(self, pivot: Array) -> Array:
-        """Weight of every block, of its entries above the pivot."""
-        return block_sum(jnp.where(self.x > pivot, self.weights(self.x), 0))
+    def blocks_kept(self, floor: Array) -> Array:
+        """Weight of every block, of its entries that are kept."""
+        kept = jnp.where(self.keeps(self.x, floor), self.weights(self.x), 0)
+        return block_sum(kept, shard_count(self.along))
 
-    def total(self, blocks: Array) -> Array:
-        """Weight of the row, from that of its blocks."""
-        return row_sum(blocks, self.along)
+    def total(self) -> Array:
+        """Weight of the row."""
+        return row_sum(self.blocks(), self.along)
 
     def masses_above(self, pivots: Sequence[Array]) -> list[Array]:
         """Weight of the entries above each pivot, as the cut of top-p is found by."""
@@ -136,22 +152,6 @@ class Row(NamedTuple):
             wanted=wanted & ~self.invalid,
             along=self.along,
         )
-
-    def passes_min_p(self, x: Array, min_p: Array) -> Array:
-        """Whether these entries are at least min_p times as probable as the largest."""
-        return self.z(x) >= log_ratio(min_p)
-
-    def min_p_floor(self, min_p: Array) -> Array:
-        """A pivot below all that min-p keeps, and close to it."""
-        reach = log_ratio(min_p) * (1.0 if self.scale is None else self.scale.temperature)
-        slack = 8 * jnp.finfo(self.x.dtype).eps * (jnp.abs(self.peak) + jnp.abs(reach))
-        floor = self.peak + reach - slack
-        floor = jnp.minimum(floor, step_down(self.peak))
-        return jnp.where(jnp.isnan(floor), -jnp.inf, floor)
-
-    def everything(self) -> Array:
-        """The mask that keeps every allowed entry: NaN and +inf too, in a row that is invalid."""
-        return jnp.where(self.invalid, ~(self.x == -jnp.inf), self.x > self.floor)
 
 
 def _z(x: Array, peak: Array, scale: Scale | None) -> Array:
@@ -202,7 +202,7 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
     mass = None
     if top_p is not None and top_k is None:
         mass = lax.optimization_barrier(jnp.exp(_z(x, peak, scale)))
-    row = Row(x, peak, scale, mass, floor, invalid, along)
+    row = Row(x, peak, scale, mass, floor, min_p, invalid, along)
     return row, Settings(temperature, top_k, top_p, min_p)
 
 

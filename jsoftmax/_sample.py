@@ -13,8 +13,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_key, check_rows
-from jsoftmax._draw import draw, draw_from_window, entry_at
-from jsoftmax._kept import Kept, above, cut, keep
+from jsoftmax._draw import blocks_in_window, draw, entry_at
+from jsoftmax._kept import Kept, cut, keep
 from jsoftmax._reduce import where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
 from jsoftmax._softmax import drop_zeros, log_sum_exp, normalizer, shift
@@ -165,14 +165,12 @@ def _sample_and_log_prob(
     token = _draw_truncated(key, row, effective, kept)
     floor = cut(row, kept)
     logit = entry_at(row.x, token, row.along)
-    log_prob = row.z(logit) - _log_total(row, effective, kept, floor)
+    log_prob = row.z(logit) - _log_total(row, settings, kept, floor)
     log_prob = jnp.where(logit == -jnp.inf, -jnp.inf, log_prob)
     log_prob = jnp.where(row.invalid, jnp.nan, log_prob)
     # From here on gradients flow: to the logits and the temperature, not through the draw or the
     # cut.
-    mask = None
-    if settings[1:] != (None, None, None):
-        mask = above(row, effective, floor)
+    mask = None if settings[1:] == (None, None, None) else row.mask(floor)
     x = jnp.moveaxis(logits, along.axis, -1)
     temperature = settings.temperature
     if temperature is not None:
@@ -185,16 +183,14 @@ def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
     """Logarithm of what the kept entries weigh: from the window, where that holds them all."""
 
     def of_row(x: Array) -> Array:
-        tied = row.at(x)
         if settings[1:] != (None, None, None):
-            x = jnp.where(above(tied, settings, floor), x, -jnp.inf)
+            x = jnp.where(row.keeps(x, floor), x, -jnp.inf)
         return log_sum_exp(x, row.z, row.along)[1]
 
     if kept.window is None:
         return of_row(row.x)
-    weight = row.weight(kept.window.x, floor)
-    if settings.min_p is not None:
-        weight = jnp.where(row.passes_min_p(kept.window.x, settings.min_p), weight, 0)
+    x = kept.window.x
+    weight = jnp.where(row.keeps(x, floor), jnp.exp(row.z(x)), 0)
     # The first is the largest entry, and weighs one.
     of_window = jnp.log1p(jnp.sum(weight[..., 1:], axis=-1, keepdims=True))
     return where_needed(~kept.complete & ~row.invalid, of_row, row.x, of_window)
@@ -240,14 +236,14 @@ def _differentiable_jvp(
 
 
 def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Array:
-    """Draw from the entries above the floor, until top-p and min-p keep the entry drawn.
+    """Draw from what T, top-k and min-p keep, until top-p keeps the entry drawn.
 
     Top-p keeps an entry if the mass above it is less than its limit. A round draws two entries and
     weighs what lies above them; the first that is kept is the draw. If neither is, the next round
     draws from the entries above both: the nucleus is among them, and what is drawn at last follows
     the distribution over the nucleus exactly. No round looks for the cut, and few rows need two.
     """
-    limit, min_p = kept.limit, settings.min_p
+    limit = kept.limit
     candidates = 1 if limit is None else 2
 
     def uniform_bits(rounds: Array | int) -> Array:
@@ -258,42 +254,44 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
         # All zero draws the first of the largest entries: greedy decoding.
         return jnp.where(settings.temperature == 0, jnp.zeros_like(bits), bits)
 
-    if settings.top_k is None and limit is None and min_p is None:
-        return draw(uniform_bits(0)[0], row, kept.floor, kept.blocks)
-
-    def passes(x: Array) -> Array:
-        return jnp.ones_like(row.invalid) if min_p is None else row.passes_min_p(x, min_p)
+    blocks = _blocks_kept(row, settings, kept)
+    if limit is None:
+        return draw(uniform_bits(0)[0], row, kept.floor, blocks)
 
     def again(state: Draw) -> Draw:
         bits = uniform_bits(state.rounds)
         tokens = [draw(bits[i], row, state.pivot, state.blocks) for i in range(candidates)]
         entries = [entry_at(row.x, token, row.along) for token in tokens]
-        accepted = [passes(x) for x in entries]
-        if limit is not None:
-            # Tied to the round: no compiler takes the weights out of the loop, to be stored.
-            tied, _ = lax.optimization_barrier((row.x, state.rounds))
-            masses = row.at(tied).masses_above(entries)
-            accepted = [ok & (mass < limit) for ok, mass in zip(accepted, masses, strict=True)]
-        token, pivot, refused = tokens[0], entries[0], ~accepted[0]
-        for other, x, ok in zip(tokens[1:], entries[1:], accepted[1:], strict=True):
-            token = jnp.where(refused, other, token)
-            pivot = jnp.maximum(pivot, x)
-            refused &= ~ok
-        refused &= state.unfinished
-        pivot = jnp.where(refused, pivot, state.pivot)
+        # Tied to the round: no compiler takes the weights out of the loop, to be stored.
+        tied, _ = lax.optimization_barrier((row.x, state.rounds))
+        refused = [mass >= limit for mass in row.at(tied).masses_above(entries)]
+        token = jnp.where(refused[0], tokens[1], tokens[0])
+        pivot = jnp.maximum(*entries)
+        unfinished = state.unfinished & refused[0] & refused[1]
+        pivot = jnp.where(unfinished, pivot, state.pivot)
         return Draw(
             state.rounds + 1,
             jnp.where(state.unfinished, token, state.token),
-            refused,
+            unfinished,
             pivot,
-            where_needed(refused, lambda x: row.at(x).blocks_above(pivot), row.x, state.blocks),
+            where_needed(unfinished, lambda x: row.at(x).blocks_kept(pivot), row.x, state.blocks),
         )
 
     token = jnp.zeros_like(row.peak, jnp.int32)
     unfinished = ~row.invalid & (row.peak > -jnp.inf)
-    if kept.window is not None:
-        drawn = draw_from_window(uniform_bits(0)[0], row, kept.floor, min_p, kept.window)
-        token = jnp.where(kept.complete & unfinished, drawn, token)
-        unfinished &= ~kept.complete
-    start = Draw(jnp.zeros((), jnp.int32), token, unfinished, kept.floor, kept.blocks)
+    start = Draw(jnp.zeros((), jnp.int32), token, unfinished, kept.floor, blocks)
     return lax.while_loop(lambda state: jnp.any(state.unfinished), again, start).token
+
+
+def _blocks_kept(row: Row, settings: Settings, kept: Kept) -> Array:
+    """Weight of every block, of its entries that T, top-k and min-p keep."""
+    if kept.window is not None:
+        return where_needed(
+            ~kept.complete & ~row.invalid,
+            lambda x: row.at(x).blocks_kept(kept.floor),
+            row.x,
+            blocks_in_window(row, kept.floor, kept.window),
+        )
+    if settings.top_k is None and settings.min_p is None:
+        return row.blocks()
+    return row.blocks_kept(kept.floor)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._blocks import block_at, block_max, block_size, block_sum
+from jsoftmax._blocks import block_at, block_max, block_sum, blocks_of
 
 _BLOCKS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
@@ -30,7 +30,7 @@ def largest(x: Array, axis: int) -> Array:
         return jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf)
 
     def by_blocks(x: Array) -> Array:
-        return jnp.max(block_max(x, block_size(x.shape[-1])), axis=-1, keepdims=True)
+        return jnp.max(block_max(x, blocks_of(x.shape[-1]).length), axis=-1, keepdims=True)
 
     if not _is_long(x, axis):
         return plain(x)

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_setting
-from jsoftmax._kept import truncate
+from jsoftmax._kept import floor_of
 from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
 from jsoftmax._softmax import log_sum_exp
@@ -191,7 +191,7 @@ def top_n_sigma_mask(
 @partial(jax.jit, static_argnums=2)
 def _min_p_mask(logits: Array, min_p: Array, along: Along) -> Array:
     row, settings = row_of(logits, Settings(None, None, None, min_p), along)
-    return jnp.moveaxis(truncate(row, settings), -1, along.axis)
+    return jnp.moveaxis(row.mask(floor_of(row, settings)), -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -231,7 +231,7 @@ def _top_n_sigma_mask(logits: Array, n: Array, along: Along) -> Array:
 def _at_least(row: Row, value: Array, threshold: Array, along: Along) -> Array:
     """Keep the allowed entries whose value reaches the threshold, and the mode."""
     mask = (row.x > -jnp.inf) & ((value >= threshold) | (row.x == row.peak))
-    return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)
+    return jnp.moveaxis(row.unless_invalid(mask), -1, along.axis)
 
 
 def surprise(row: Row) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_choice, check_logits, check_mask, check_rows, check_setting
-from jsoftmax._kept import select_top_k, select_top_p, top_p_limit, truncate
+from jsoftmax._kept import floor_of, select_top_k, select_top_p, top_p_limit
 from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._row import Settings, check_settings, row_and_number, row_of
 from jsoftmax._select import Weights, keep_first, select
@@ -262,30 +262,30 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
 @partial(jax.jit, static_argnums=2)
 def _truncation_mask(logits: Array, settings: Settings, along: Along) -> Array:
     row, settings = row_of(logits, settings, along)
-    return jnp.moveaxis(truncate(row, settings), -1, along.axis)
+    return jnp.moveaxis(row.mask(floor_of(row, settings)), -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _top_k_mask(logits: Array, k: Array, along: Along, ties: Ties) -> Array:
     row, k = row_and_number(logits, k, along)
     selected, *_ = select_top_k(row, k)
-    mask = row.x > selected.floor
+    mask = row.mask(selected.floor)
     if ties == "first":
         ones = jnp.ones_like(mask, jnp.int32)
         mask = keep_first(mask, row.x == selected.cut, ones, selected.missing, row.along)
-    return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)
+    return jnp.moveaxis(mask, -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
     row, p = row_and_number(logits, p, along)
-    total = row.total(row.blocks())
+    total = row.total()
     selected = select_top_p(row, row.floor, total, top_p_limit(total, p))
-    mask = row.x > selected.floor
+    mask = row.mask(selected.floor)
     if ties == "first":
         weight = row.weights(row.x)
         mask = keep_first(mask, row.x == selected.cut, weight, selected.missing, row.along)
-    return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)
+    return jnp.moveaxis(mask, -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -309,4 +309,4 @@ def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array
     mask = present & (score >= selected.cut)
     if ties == "first":
         mask = keep_first(mask, score == selected.cut, p, selected.missing, row.along)
-    return jnp.moveaxis(jnp.where(row.invalid, row.everything(), mask), -1, along.axis)
+    return jnp.moveaxis(row.unless_invalid(mask), -1, along.axis)

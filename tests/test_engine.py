@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import jsoftmax
-from jsoftmax._kept import truncate
+from jsoftmax._kept import floor_of
 from jsoftmax._row import Settings, row_of
 from jsoftmax._sweep import is_broken, mass, sweep
 from jsoftmax._typing import Along
@@ -115,7 +115,7 @@ def sweeps_of(x: np.ndarray, monkeypatch: pytest.MonkeyPatch, **settings: float)
             values = [None, *[settings.get(name) for name in ("top_k", "top_p", "min_p")]]
             arrays = [None if v is None else jnp.full((len(x), 1), v, x.dtype) for v in values]
             row, effective = row_of(x, Settings(*arrays), Along(-1))
-            truncate(row, effective)
+            floor_of(row, effective)
         return sum(sweeps)
 
     return int(count(jnp.asarray(x)))

@@ -1,0 +1,89 @@
+"""How time grows with the vocabulary, what memory is taken, and how long a program compiles."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import jsoftmax
+import peers
+
+ROWS = 8
+SIZES = (1 << 14, 1 << 17, 1 << 20)
+HEADERS = ["job", "softmaxes at V = 16k", "128k", "1M", "1M / 16k", "temporaries, in inputs"]
+
+Interleave = Callable[[dict[str, Callable[[], object]], float], dict[str, float]]
+
+
+def functions() -> dict[str, Callable[[Array], object]]:
+    key = jax.random.key(0)
+
+    def each(value: float) -> Array:
+        return jnp.full(ROWS, value)
+
+    top_p = {"temperature": each(0.8), "top_p": each(0.95)}
+    all_three = top_p | {"top_k": jnp.full(ROWS, 50), "min_p": each(0.02)}
+    return {
+        "sample": lambda x: jsoftmax.sample(key, x),
+        "sample, top-p": lambda x: jsoftmax.sample(key, x, **top_p),
+        "sample, top-k, top-p, min-p": lambda x: jsoftmax.sample(key, x, **all_three),
+        "sample_and_log_prob, top-p": lambda x: jsoftmax.sample_and_log_prob(key, x, **top_p),
+        "top_p_mask, p = 0.9": lambda x: jsoftmax.top_p_mask(x, each(0.9)),
+        "top_k_mask, k = 50": lambda x: jsoftmax.top_k_mask(x, jnp.full(ROWS, 50)),
+        "top_k_mask, k = 500": lambda x: jsoftmax.top_k_mask(x, jnp.full(ROWS, 500)),
+        "softmax": jsoftmax.softmax,
+        "log_softmax": jsoftmax.log_softmax,
+        "logsumexp": jsoftmax.logsumexp,
+    }
+
+
+def growth(interleave: Interleave, seconds: float) -> list[list[str]]:
+    """A row for each function: its time in softmaxes at each size, and its temporary memory."""
+    ratios: dict[str, list[float]] = {name: [] for name in functions()}
+    memory: dict[str, float] = {}
+    for size in SIZES:
+        normal = np.random.default_rng(0).standard_normal((ROWS, size)).astype(np.float32)
+        x = jnp.asarray(3 * normal)
+        softmax = jax.jit(jax.nn.softmax)
+        for name, function in functions().items():
+            compiled = jax.jit(function).lower(x).compile()
+            medians = interleave(
+                {
+                    "ours": lambda f=compiled: jax.block_until_ready(f(x)),
+                    "softmax": lambda: jax.block_until_ready(softmax(x)),
+                },
+                seconds,
+            )
+            ratios[name].append(medians["ours"] / medians["softmax"])
+            memory[name] = compiled.memory_analysis().temp_size_in_bytes / x.nbytes
+    return [
+        [name, *(f"{r:.2f}" for r in some), f"{some[-1] / some[0]:.2f}", f"{memory[name]:.2f}"]
+        for name, some in ratios.items()
+    ]
+
+
+def compile_times(repeats: int = 3) -> dict[str, float]:
+    """Seconds to trace and compile the full sampler, and a serving engine's pipeline."""
+    key = jax.random.key(0)
+    settings = {
+        "temperature": jnp.full(32, 0.8),
+        "top_k": jnp.full(32, 50),
+        "top_p": jnp.full(32, 0.95),
+        "min_p": jnp.full(32, 0.02),
+    }
+    x = jnp.zeros((32, 128256))
+    found: dict[str, list[float]] = {"sample": [], "bisection": []}
+    for _ in range(repeats):
+        for name, function in (
+            ("sample", lambda x: jsoftmax.sample(key, x, **settings)),
+            ("bisection", lambda x: peers.bisect_and_categorical(key, x, **settings)),
+        ):
+            jax.clear_caches()
+            start = time.perf_counter()
+            jax.jit(function).lower(x).compile()
+            found[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in found.items()}
