@@ -22,6 +22,7 @@ QUICKLY_COMPILED = {
     "test_contracts",
     "test_entropy",
     "test_errors",
+    "test_export",
     "test_select",
     "test_sharded",
 }

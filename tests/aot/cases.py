@@ -70,11 +70,12 @@ def compile_case(
     batch: int = BATCH,
     vocabulary: int = VOCABULARY,
     dtype: Any = jnp.float32,
+    rewrite: Callable[..., Callable[..., Any]] | None = None,
 ) -> jax.stages.Compiled:
     """Compile for `shards` devices along the vocabulary by `rows` along the batch.
 
     On one device the function is the plain one; on several it is called with `axis_name` in
-    `shard_map`.
+    `shard_map`. On one device, `rewrite` may change it, given its arguments.
     """
     mesh = target.mesh(rows=rows, vocabulary=shards)
     split, row = P("rows", "vocabulary"), P("rows")
@@ -100,6 +101,8 @@ def compile_case(
             in_specs=(split, split, P(), dict.fromkeys(case.settings, row)),
             out_specs=(out, out) if case.entry.pair else out,
         )
+    elif rewrite is not None:
+        function = rewrite(function, x, mask, key, numbers)
     return jax.jit(function).lower(x, mask, key, numbers).compile()
 
 

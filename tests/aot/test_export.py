@@ -11,10 +11,15 @@ from tests.aot.cases import CASES, Case
 from tests.aot.targets import EXPORTED
 from tests.rows import stacked
 
+pytest.importorskip("flatbuffers", reason="needs the dependency group aot")
+
 _, LOGITS = stacked(1000)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["float32", pytest.param("bfloat16", marks=[pytest.mark.slow, pytest.mark.aot_full])],
+)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_round_trip(case: Case, dtype: str) -> None:
     x = jnp.asarray(LOGITS, dtype)
