@@ -15,6 +15,9 @@ from jax import Array, lax
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import loops
+from tests.aot.cases import CASES, compile_case, program
+from tests.aot.targets import by_name
+from tests.aot.test_compiles import needs
 
 
 def halve(x: Array) -> Array:
@@ -90,3 +93,18 @@ def test_a_branch_for_a_platform_is_followed() -> None:
 
 def test_a_branch_not_taken_makes_no_rounds() -> None:
     assert loops.rounds(in_a_branch, jnp.array([2.0, 8.0]), platform="tpu") == [0]
+
+
+@needs(by_name("H100"))
+def test_the_program_with_names_moves_as_much() -> None:
+    target = by_name("H100")
+    case = next(case for case in CASES if case.label == "top_p_mask")
+    plain, with_names = (
+        program(compile_case(case, target, rewrite=rewrite), target)
+        for rewrite in (None, lambda f, *x: loops.named(f, *x, platform="cuda"))
+    )
+    assert [loops.number(loop.op_name) for loop in with_names.loops] == [0]
+    assert [loops.number(loop.op_name) for loop in plain.loops] == [None]
+    for trips in (0, 1, 7):
+        expected = plain.total(lambda _, trips=trips: trips)
+        assert with_names.total(lambda _, trips=trips: trips) == expected
