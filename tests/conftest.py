@@ -1,7 +1,11 @@
 """Every test runs in the strict world: no implicit dtype or rank promotion, eight CPU devices,
 seeded keys."""
 
+import os
 from collections.abc import Iterator
+
+# Before jax is imported: the tests are for CPU devices, whatever else is installed.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
@@ -18,6 +22,7 @@ QUICKLY_COMPILED = {
     "test_contracts",
     "test_entropy",
     "test_errors",
+    "test_export",
     "test_select",
     "test_sharded",
 }
