@@ -16,14 +16,14 @@ from jsoftmax._typing import Along
 
 def row_max(x: Array, along: Along) -> Array:
     """Largest entry, -inf for an empty row; a NaN may be overlooked (`row_broken`). No gradient."""
-    return _over_shards(largest(lax.stop_gradient(x), along.axis), along)
+    return _most_of_shards(largest(lax.stop_gradient(x), along.axis), along)
 
 
 def row_peak(x: Array, along: Along) -> Array:
     """As `row_max`, but the least float for an empty row: it can be subtracted from -inf."""
     lowest = float(jnp.finfo(x.dtype).min)
     peak = jnp.max(lax.stop_gradient(x), axis=along.axis, keepdims=True, initial=lowest)
-    return _over_shards(peak, along)
+    return _most_of_shards(peak, along)
 
 
 def row_broken(x: Array, along: Along) -> Array:
@@ -34,7 +34,7 @@ def row_broken(x: Array, along: Along) -> Array:
     return lax.pmax(broken.astype(jnp.int32), along.axis_name) > 0
 
 
-def _over_shards(peak: Array, along: Along) -> Array:
+def _most_of_shards(peak: Array, along: Along) -> Array:
     # pmax has no differentiation rule, so the gradient stops before it; and it may drop NaN.
     if not along.axis_name:
         return peak
@@ -114,19 +114,23 @@ def shard_offset(x: Array, along: Along) -> Array:
     shard then holds alike: an all-reduce of O(batch x shards).
     """
     if not along.axis_name:
-        return jnp.zeros_like(x)
-    slots = lax.broadcasted_iota(jnp.int32, (shard_count(along),), 0)
-    here = shard_index(along)
-    column = x[..., None]
-    placed = jnp.where(slots == here, column, jnp.zeros_like(column))
-    everyone = lax.psum(placed, along.axis_name)
-    return jnp.sum(jnp.where(slots < here, everyone, 0), axis=-1, dtype=x.dtype)
+        return x
+    placed = jnp.where(_slots(x, along) == shard_index(along), x, jnp.zeros_like(x))
+    return lax.psum(placed, along.axis_name)
 
 
 def row_cumsum(x: Array, along: Along) -> Array:
-    """Inclusive prefix sum along the whole row."""
-    local = jnp.cumsum(x, axis=along.axis, dtype=x.dtype)
+    """Inclusive prefix sum along the whole row, which lies along the last axis."""
+    local = jnp.cumsum(x, axis=-1, dtype=x.dtype)
     if not along.axis_name:
         return local
-    total = jnp.sum(x, axis=along.axis, keepdims=True, dtype=x.dtype)
-    return local + shard_offset(total, along)
+    totals = over_shards(jnp.sum(x, axis=-1, keepdims=True, dtype=x.dtype), along)
+    earlier = _slots(totals, along) < shard_index(along)
+    before = jnp.where(earlier, totals, jnp.zeros_like(totals))
+    return local + jnp.sum(before, axis=-1, keepdims=True, dtype=x.dtype)
+
+
+def _slots(x: Array, along: Along) -> Array:
+    """The numbers of the shards along the last axis; on an Explicit mesh the batch lies as x's."""
+    shape = (*x.shape[:-1], shard_count(along))
+    return jnp.zeros_like(x, jnp.int32) + lax.broadcasted_iota(jnp.int32, shape, x.ndim - 1)

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_key, check_rows
 from jsoftmax._draw import blocks_in_window, draw, entry_at
+from jsoftmax._explicit import by_shards
 from jsoftmax._kept import Kept, cut, keep
 from jsoftmax._reduce import where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
@@ -151,12 +152,14 @@ class Draw(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=3)
+@by_shards(split=False)
 def _sample(key: Array, logits: Array, settings: Settings, along: Along) -> Array:
     row, settings = row_of(logits, settings, along)
     return jnp.squeeze(_draw_truncated(key, row, settings, keep(row, settings)), -1)
 
 
 @partial(jax.jit, static_argnums=3)
+@by_shards(split=False)
 def _sample_and_log_prob(
     key: Array, logits: Array, settings: Settings, along: Along
 ) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_choice, check_logits, check_mask, check_rows, check_setting
+from jsoftmax._explicit import by_shards
 from jsoftmax._kept import floor_of, select_top_k, select_top_p, top_p_limit
 from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._row import Settings, check_settings, row_and_number, row_of
@@ -260,12 +261,14 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
 
 
 @partial(jax.jit, static_argnums=2)
+@by_shards(split=True)
 def _truncation_mask(logits: Array, settings: Settings, along: Along) -> Array:
     row, settings = row_of(logits, settings, along)
     return jnp.moveaxis(row.mask(floor_of(row, settings)), -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
+@by_shards(split=True)
 def _top_k_mask(logits: Array, k: Array, along: Along, ties: Ties) -> Array:
     row, k = row_and_number(logits, k, along)
     selected, *_ = select_top_k(row, k)
@@ -277,6 +280,7 @@ def _top_k_mask(logits: Array, k: Array, along: Along, ties: Ties) -> Array:
 
 
 @partial(jax.jit, static_argnums=(2, 3))
+@by_shards(split=True)
 def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
     row, p = row_and_number(logits, p, along)
     total = row.total()
@@ -289,6 +293,7 @@ def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
 
 
 @partial(jax.jit, static_argnums=(2, 3))
+@by_shards(split=True)
 def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array:
     row, mass = row_and_number(logits, mass, along)
     minus_log_p, entropy = surprise(row)
