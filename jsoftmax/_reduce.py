@@ -2,7 +2,7 @@
 
 Every reduction keeps the reduced axis with size one. This is the only file that calls collectives;
 with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, or O(batch x shards)
-for `shard_offset`.
+for `row_cumsum`.
 """
 
 from collections.abc import Callable, Sequence
@@ -107,30 +107,20 @@ def shard_index(along: Along) -> Array:
     return index
 
 
-def shard_offset(x: Array, along: Along) -> Array:
-    """Sum of a per-shard number (axis of size one) over the shards before this one.
-
-    The numbers are placed in a vector of one slot a shard and summed over the mesh, which every
-    shard then holds alike: an all-reduce of O(batch x shards).
-    """
-    if not along.axis_name:
-        return x
-    placed = jnp.where(_slots(x, along) == shard_index(along), x, jnp.zeros_like(x))
-    return lax.psum(placed, along.axis_name)
-
-
 def row_cumsum(x: Array, along: Along) -> Array:
-    """Inclusive prefix sum along the whole row, which lies along the last axis."""
+    """Inclusive prefix sum along the whole row, which lies along the last axis.
+
+    The shards' totals are placed in a vector of one slot a shard and summed over the mesh, which
+    every shard then holds alike: an all-reduce of O(batch x shards).
+    """
     local = jnp.cumsum(x, axis=-1, dtype=x.dtype)
     if not along.axis_name:
         return local
-    totals = over_shards(jnp.sum(x, axis=-1, keepdims=True, dtype=x.dtype), along)
-    earlier = _slots(totals, along) < shard_index(along)
-    before = jnp.where(earlier, totals, jnp.zeros_like(totals))
-    return local + jnp.sum(before, axis=-1, keepdims=True, dtype=x.dtype)
-
-
-def _slots(x: Array, along: Along) -> Array:
-    """The numbers of the shards along the last axis; on an Explicit mesh the batch lies as x's."""
+    total = jnp.sum(x, axis=-1, keepdims=True, dtype=x.dtype)
+    # From zeros like x: on an Explicit mesh the batch then lies as that of x.
     shape = (*x.shape[:-1], shard_count(along))
-    return jnp.zeros_like(x, jnp.int32) + lax.broadcasted_iota(jnp.int32, shape, x.ndim - 1)
+    slots = jnp.zeros_like(total, jnp.int32) + lax.broadcasted_iota(jnp.int32, shape, x.ndim - 1)
+    here, nothing = shard_index(along), jnp.zeros_like(total)
+    everyone = lax.psum(jnp.where(slots == here, total, nothing), along.axis_name)
+    before = jnp.where(slots < here, everyone, nothing)
+    return local + jnp.sum(before, axis=-1, keepdims=True, dtype=x.dtype)

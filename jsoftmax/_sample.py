@@ -49,7 +49,8 @@ def sample(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. The same key
-        must be given on every shard.
+        must be given on every shard; the token does not depend on their number. Use it where Auto
+        mesh axes split `axis`: the partitioner alone gathers rows.
 
     Each setting is a number or an array that broadcasts to the batch shape (the logits' shape
     without `axis`), and is traced: a new value does not recompile.
@@ -110,7 +111,9 @@ def sample_and_log_prob(
       min_p: as in `min_p_mask`; None is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. The same key
+        must be given on every shard; the token does not depend on their number. Use it where Auto
+        mesh axes split `axis`: the partitioner alone gathers rows.
 
     Returns:
       (token, log_prob): token as `sample` gives for the same key; log_prob of the batch shape and

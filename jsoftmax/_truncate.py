@@ -42,7 +42,8 @@ def top_k_mask(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       ties: "all" keeps every entry that equals the k-th largest, so that equal entries are treated
         alike; "first" keeps exactly k, lowest index first, as ``jax.lax.top_k``.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use
+        it where Auto mesh axes split `axis`: the partitioner alone gathers the largest entries.
 
     Returns:
       A boolean array of the logits' shape.
@@ -90,7 +91,8 @@ def top_p_mask(
         that of the distribution over these entries.
       ties: "all" keeps every entry that equals the least probable one kept; "first" keeps the
         smallest set, lowest index first.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use
+        it with ties="first" where Auto mesh axes split `axis`: the partitioner alone gathers rows.
 
     Returns:
       A boolean array of the logits' shape. It is exact, but for entries whose cumulative mass is
@@ -142,7 +144,8 @@ def typical_mask(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       ties: "all" keeps every entry as typical as the least typical one kept; "first" keeps the
         smallest set, lowest index first.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use
+        it with ties="first" where Auto mesh axes split `axis`: the partitioner alone gathers rows.
 
     Returns:
       A boolean array of the logits' shape. Entries whose cumulative mass, or whose distance from
@@ -197,7 +200,9 @@ def truncation_mask(
       min_p: as in `min_p_mask`; None is off, and costs nothing.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. With
+        top_k, use it where Auto mesh axes split `axis`: the partitioner alone gathers the largest
+        entries.
 
     Each setting is a number or an array that broadcasts to the batch shape (the logits' shape
     without `axis`), and is traced: a new value does not recompile.

@@ -1,0 +1,84 @@
+"""Plain `jit`, rows split over a mesh, no axis_name: right everywhere, O(batch) where said."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from examples.collectives import assert_small, collectives
+from tests import rows
+from tests.layouts import Layout
+from tests.registry import FUNCTIONS, Entry
+
+BATCH, LENGTH, SHARDS = 8, 4096, 8
+X = np.stack([rows.normal(LENGTH, 2.0, seed) for seed in range(BATCH)])
+PAGE = Path(__file__).parents[1] / "docs" / "beyond.md"
+AUTO = Layout("auto", (8,), ("vocab",), "vocab")
+EXPLICIT = Layout("explicit", (8,), ("vocab",), "vocab", kind=AxisType.Explicit)
+BESIDE = Layout(
+    "explicit, batch", (2, 4), ("data", "vocab"), "vocab", batch="data", kind=AxisType.Explicit
+)
+
+CASES = [
+    pytest.param(entry, {"ties": ties} if ties else {}, id=f"{entry}{ties and '-' + ties}")
+    for entry in FUNCTIONS
+    for ties in (("all", "first") if entry.ties else ("",))
+]
+
+
+def gathering_on_auto_axes() -> set[str]:
+    """What the page says that the partitioner moves more of."""
+    text = PAGE.read_text(encoding="utf-8")
+    (sentence,) = re.findall(r"^Not so on Auto axes: (.*?)\.$", text, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"`(.*?)`", sentence))
+
+
+def run(entry: Entry, layout: Layout, static: dict[str, str]) -> jax.stages.Compiled:
+    """Compile, compare with the dense result, return the program."""
+    settings: dict[str, Any] = entry.setting() | static
+    key = jax.random.key(4)
+    x = layout.put(X)
+    compiled = jax.jit(lambda x, key: entry(x, key=key, **settings)).lower(x, key).compile()
+    got, want = compiled(x, key), entry(X, key=key, **settings)
+    for one, dense in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, dense, rtol=1e-5, atol=1e-6)
+    return compiled
+
+
+@pytest.mark.parametrize(("entry", "static"), CASES)
+def test_auto(entry: Entry, static: dict[str, str]) -> None:
+    found = collectives(run(entry, AUTO, static))
+    name = entry.name if static.get("ties") != "first" else f'{entry.name}(ties="first")'
+    if name in gathering_on_auto_axes():
+        # The page would be wrong the other way round too.
+        with pytest.raises(AssertionError):
+            assert_small(found, 64 * BATCH * SHARDS)
+        assert "axis_name" in (entry.function.__doc__ or "")
+        assert "Auto" in (entry.function.__doc__ or "")
+    else:
+        assert_small(found, 64 * BATCH * SHARDS)
+
+
+@pytest.mark.parametrize(("entry", "static"), CASES)
+def test_explicit(entry: Entry, static: dict[str, str]) -> None:
+    assert_small(collectives(run(entry, EXPLICIT, static)), 64 * BATCH * SHARDS)
+
+
+@pytest.mark.parametrize(("entry", "static"), CASES[-6:])
+def test_explicit_with_the_batch_split(entry: Entry, static: dict[str, str]) -> None:
+    run(entry, BESIDE, static)
+
+
+def test_gradients_of_a_drawn_log_probability_flow_on_an_explicit_mesh() -> None:
+    (entry,) = (entry for entry in FUNCTIONS if entry.name == "sample_and_log_prob")
+    key = jax.random.key(4)
+
+    def loss(x: jax.Array) -> jax.Array:
+        return entry(x, key=key, top_p=0.9)[1].sum()
+
+    got = jax.jit(jax.grad(loss))(EXPLICIT.put(X))
+    np.testing.assert_allclose(got, jax.grad(loss)(jax.numpy.asarray(X)), rtol=1e-5, atol=1e-6)
