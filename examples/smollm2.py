@@ -133,16 +133,22 @@ class SmolLM2(nnx.Module):
         Returns:
             Logits, [batch, time, vocabulary], and the cache.
         """
+        x, filled = self.features(tokens, start, cache)
+        # The embedding is the output matrix too. (nnx.Embed.attend transposes it first, which on a
+        # CPU can cost a step of one token more than all the layers do.)
+        return jnp.einsum("btd,vd->btv", x, self.embedding.embedding[...]), filled
+
+    def features(
+        self, tokens: Array, start: ArrayLike, cache: list[KVCache] | None
+    ) -> tuple[Array, list[KVCache]]:
+        """Returns what the output layer reads, [batch, time, width], and the cache."""
         x = self.embedding(tokens)
         positions = jnp.asarray(start) + jnp.arange(tokens.shape[1])
         filled = []
         for i, block in enumerate(self.blocks):
             x, layer_cache = block(x, positions, None if cache is None else cache[i])
             filled.append(layer_cache)
-        # The embedding is the output matrix too. (nnx.Embed.attend transposes it first, which on a
-        # CPU can cost a step of one token more than all the layers do.)
-        logits = jnp.einsum("btd,vd->btv", self.norm(x), self.embedding.embedding[...])
-        return logits, filled
+        return self.norm(x), filled
 
     def new_cache(self, batch: int, capacity: int) -> list[KVCache]:
         """Returns an empty cache with room for `capacity` tokens in each of `batch` rows."""

@@ -2,6 +2,8 @@
 
 import functools
 import io
+import itertools
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +28,8 @@ from rich.console import Console
 import checkpoint as checkpoint_module
 import generate
 import session
+import sharded
+import sharded_decode
 import terminal
 from checkpoint import Checkpoint, chat
 from decoding import Decoder, Settings, Step, decode
@@ -321,3 +325,48 @@ class TestGenerate:
         out, err = process.communicate(timeout=30)
         assert process.returncode == 130, err
         assert b"Traceback" not in out + err
+
+
+class TestShardedDecode:
+    @pytest.fixture(autouse=True)
+    def shared(
+        self, checkpoint: Checkpoint, model: SmolLM2, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sharded, "Checkpoint", lambda: checkpoint)
+        monkeypatch.setattr(Checkpoint, "load", lambda *_: model)
+
+    def test_writes_the_text_of_one_device_without_a_gather(self, capsys) -> None:
+        options = ["--max-tokens", "12", "--temperature", "0"]
+        assert sharded_decode.main([FRANCE, *options]) == 0
+        out, err = capsys.readouterr()
+        assert out == "The capital of France is Paris.\n"
+        assert "8 tokens, the same on one device." in err
+        once, a_round, gather = (
+            [int(number) for number in re.findall(r"\d+", line)]
+            for line in err.splitlines()
+            if line.startswith("│")
+        )
+        assert gather == [1, 4 * 49152]
+        assert sum(once[1:] + a_round[1:]) < 64 * 8 * 4
+
+    def test_another_text_on_one_device_is_told(
+        self, capsys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such as from another key: the comparison can fail."""
+        draw, calls = sharded.Head.__call__, itertools.count()
+
+        def other_keys(head: sharded.Head, key: jax.Array, features: jax.Array) -> int:
+            return draw(head, jax.random.fold_in(key, next(calls)), features)
+
+        monkeypatch.setattr(sharded.Head, "__call__", other_keys)
+        status = sharded_decode.main(["Name.", "--max-tokens", "4", "--temperature", "3"])
+        assert status == 1
+        assert "the text is another" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "argv", [["Hi", "--devices", "3"], ["Hi", "--temperature", "-1"], ["Hi", "--seed", "-1"]]
+    )
+    def test_bad_options(self, argv: list[str], capsys) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            sharded_decode.parse(argv)
+        assert "error" in capsys.readouterr().err
