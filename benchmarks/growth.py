@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +52,18 @@ def growth(interleave: Interleave, seconds: float) -> list[list[str]]:
         softmax = jax.jit(jax.nn.softmax)
         for name, function in functions().items():
             compiled = jax.jit(function).lower(x).compile()
-            medians = interleave(
-                {
-                    "ours": lambda f=compiled: jax.block_until_ready(f(x)),
-                    "softmax": lambda: jax.block_until_ready(softmax(x)),
-                },
-                seconds,
-            )
+            calls = {"ours": partial(_call, compiled, x), "softmax": partial(_call, softmax, x)}
+            medians = interleave(calls, seconds)
             ratios[name].append(medians["ours"] / medians["softmax"])
             memory[name] = compiled.memory_analysis().temp_size_in_bytes / x.nbytes
     return [
         [name, *(f"{r:.2f}" for r in some), f"{some[-1] / some[0]:.2f}", f"{memory[name]:.2f}"]
         for name, some in ratios.items()
     ]
+
+
+def _call(function: Callable[[Array], object], x: Array) -> object:
+    return jax.block_until_ready(function(x))
 
 
 def compile_times(repeats: int = 3) -> dict[str, float]:
