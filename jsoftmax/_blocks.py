@@ -120,7 +120,8 @@ def _reduce_blocks(
     def reshaped(x: Array) -> Array:
         padding = ((0, 0),) * (len(batch) + 1) + ((0, fill),)
         padded = jnp.pad(in_parts(x), padding, constant_values=identity)
-        return reduce(padded.reshape(*batch, blocks.number, length), axis=-1)
+        found = reduce(padded.reshape(*batch, blocks.parts, -1, length), axis=-1)
+        return found.reshape(*batch, -1)
 
     if x.shape[-1] == 0:
         return jnp.full((*batch, blocks.number), identity, x.dtype)

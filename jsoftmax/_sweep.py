@@ -2,21 +2,22 @@
 
 XLA fuses reductions of one operand into one pass on GPUs and TPUs, where the plain form is best. On
 CPUs it writes a loop for each, unless they are one reduction of several operands, and it vectorises
-best along an axis that is not reduced. There a row is taken as 8 blocks of 12 slabs of consecutive
-entries; the slabs of a block are combined first, entry by entry. (Blocks come first so that a row
+best along an axis that is not reduced. There a row is taken as 8 parts of 12 slabs of consecutive
+entries; the slabs of a part are combined first, entry by entry. (Parts come first so that a row
 split over 2, 4 or 8 devices stays where it lies.)
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from jsoftmax._blocks import block_at, block_max, block_sum, blocks_of
 
-_BLOCKS = 8
+_PARTS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
 # operands. Beyond that it takes ten times as long; with fewer slabs it stores more.
 _SLABS = 12
@@ -47,6 +48,8 @@ def is_broken(x: Array, axis: int) -> Array:
         # No sum overlooks a NaN. A factor this small keeps it from overflowing.
         return ~(jnp.sum(x * 2.0**-60, axis=axis, keepdims=True) < jnp.inf)
 
+    if not _is_long(x, axis):
+        return bounded(x)
     return lax.platform_dependent(x, cpu=added, default=bounded)
 
 
@@ -108,9 +111,11 @@ def sweep(
         return [kind.reduce(a, axis) for kind, a in zip(kinds, arrays, strict=True)]
 
     def together(*arrays: Array) -> list[Array]:
-        size = arrays[0].shape[-1]
-        whole = size - size % (_BLOCKS * _SLABS)
-        slabs = [x[..., :whole].reshape(*x.shape[:-1], _BLOCKS, _SLABS, -1) for x in arrays]
+        parts = _PARTS if arrays[0].shape[-1] % _PARTS == 0 else 1
+        rows = [x.reshape(*x.shape[:-1], parts, -1) for x in arrays]
+        size = rows[0].shape[-1]
+        whole = size - size % _SLABS
+        slabs = [x[..., :whole].reshape(*x.shape[:-1], _SLABS, -1) for x in rows]
         identities = [
             jnp.asarray(kind.identity, a.dtype) for kind, a in zip(kinds, arrays, strict=True)
         ]
@@ -123,7 +128,8 @@ def sweep(
         if whole == size:
             return reduced
         # A row padded to whole slabs would not be vectorised.
-        return list(combine(reduced, separately(*[x[..., whole:] for x in arrays], axis=-1)))
+        rest = [x[..., whole:].reshape(*x.shape[:-2], -1) for x in rows]
+        return list(combine(reduced, separately(*rest, axis=-1)))
 
     arrays = [*sums, *maxima, *minima]
     if not _is_long(arrays[0], axis):
@@ -145,5 +151,9 @@ _MIN = _Kind(np.inf, lax.min, lambda x, axis: jnp.min(x, axis=axis, keepdims=Tru
 
 
 def _is_long(x: Array, axis: int) -> bool:
-    """Whether slabs are worth it: the axis is the last, and long."""
-    return axis % x.ndim == x.ndim - 1 and x.shape[-1] >= _SHORT
+    """Whether slabs and blocks are worth it: the axis is the last, and long.
+
+    And not split by Explicit mesh axes, which refuse to cut it up.
+    """
+    last = axis % x.ndim == x.ndim - 1
+    return last and x.shape[-1] >= _SHORT and jax.typeof(x).sharding.spec[-1] is None

@@ -33,8 +33,11 @@ CASES = [
 def gathering_on_auto_axes() -> set[str]:
     """What the page says that the partitioner moves more of."""
     text = PAGE.read_text(encoding="utf-8")
-    (sentence,) = re.findall(r"^Not so on Auto axes: (.*?)\.$", text, re.MULTILINE | re.DOTALL)
-    return set(re.findall(r"`(.*?)`", sentence))
+    found = set()
+    for start in ("Not so on Auto axes:", "On CPUs only,"):
+        (sentence,) = re.findall(f"^{start} (.*?)\\.$", text, re.MULTILINE | re.DOTALL)
+        found |= set(re.findall(r"`(.*?)`", sentence))
+    return found
 
 
 def run(entry: Entry, layout: Layout, static: dict[str, str]) -> jax.stages.Compiled:
@@ -58,7 +61,6 @@ def test_auto(entry: Entry, static: dict[str, str]) -> None:
         with pytest.raises(AssertionError):
             assert_small(found, 64 * BATCH * SHARDS)
         assert "axis_name" in (entry.function.__doc__ or "")
-        assert "Auto" in (entry.function.__doc__ or "")
     else:
         assert_small(found, 64 * BATCH * SHARDS)
 
