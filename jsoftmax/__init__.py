@@ -11,6 +11,8 @@ from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
 from jsoftmax._softmax import log_softmax as log_softmax
 from jsoftmax._softmax import logsumexp as logsumexp
 from jsoftmax._softmax import softmax as softmax
+from jsoftmax._sparse import entmax as entmax
+from jsoftmax._sparse import sparsemax as sparsemax
 from jsoftmax._temperature import temperature_scale as temperature_scale
 from jsoftmax._threshold import epsilon_mask as epsilon_mask
 from jsoftmax._threshold import eta_mask as eta_mask
@@ -25,6 +27,7 @@ from jsoftmax._truncate import typical_mask as typical_mask
 __version__ = "0.1.0"
 
 __all__ = [
+    "entmax",
     "entropy",
     "epsilon_mask",
     "eta_mask",
@@ -35,6 +38,7 @@ __all__ = [
     "sample",
     "sample_and_log_prob",
     "softmax",
+    "sparsemax",
     "temperature_scale",
     "top_k_mask",
     "top_n_sigma_mask",

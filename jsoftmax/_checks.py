@@ -24,6 +24,7 @@ _ALLOWED = {
     "mass": "a number (mass >= 1 is off)",
     "epsilon": "a number (epsilon <= 0 is off)",
     "n": "a number (n <= 0 is off)",
+    "alpha": "a number in [1, 4] (1 is softmax, 2 is sparsemax)",
 }
 
 
@@ -166,6 +167,14 @@ def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array 
     return jnp.where(array >= 0, array, jnp.nan)
 
 
+def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
+    """The Python numbers 1, 1.5 and 2 as they are; else as `check_setting`, NaN outside [1, 4]."""
+    if type(alpha) in (int, float) and alpha in (1, 1.5, 2):
+        return float(alpha)
+    array = check_setting(function, "alpha", alpha, rows)
+    return jnp.where((array >= 1) & (array <= 4), array, jnp.nan)
+
+
 def check_choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
     """Check a static choice between words."""
     if value not in allowed:
@@ -228,6 +237,8 @@ def _check_static(function: str, argument: str, value: np.ndarray) -> None:
     bad = np.isnan(as_float)
     if name == "temperature":
         bad |= as_float < 0
+    if name == "alpha":
+        bad |= (as_float < 1) | (as_float > 4)
     if name == "k":
         bad |= np.isfinite(as_float) & (as_float != np.floor(as_float))
     if bad.any():
