@@ -169,7 +169,7 @@ def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array 
 
 def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
     """The Python numbers 1, 1.5 and 2 as they are; else as `check_setting`, NaN outside [1, 4]."""
-    if type(alpha) in (int, float) and alpha in (1, 1.5, 2):
+    if isinstance(alpha, int | float) and type(alpha) is not bool and alpha in (1, 1.5, 2):
         return float(alpha)
     array = check_setting(function, "alpha", alpha, rows)
     return jnp.where((array >= 1) & (array <= 4), array, jnp.nan)

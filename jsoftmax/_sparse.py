@@ -92,7 +92,7 @@ def entmax(
     temperature: Setting = 1.0,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""From `softmax` (alpha = 1) to `sparsemax` (alpha = 2) and beyond: the larger alpha, the sparser.
+    r"""From `softmax` (alpha = 1) over `sparsemax` (alpha = 2) to sparser maps still.
 
     .. math:: p = \mathrm{argmax}_{p \in \Delta} \sum_i \frac{p_i x_i}{T}
        + \frac{1}{\alpha (\alpha - 1)} \sum_i (p_i - p_i^\alpha), \quad

@@ -42,8 +42,8 @@ def solve(z: Array, peak: Array, alpha: Array | float, along: Along) -> tuple[Ar
 
 class _Support(NamedTuple):
     sweeps: Array
-    count: Array
-    """Entries of each row's support, fewer from sweep to sweep."""
+    entries: Array
+    """Size of the support of each row, which shrinks."""
     level: Array
     """M: entries with M + kappa z > 0 are in the support."""
     unfinished: Array
@@ -65,7 +65,7 @@ def _solve_closed(z: Array, sound: Array, alpha: float, along: Along) -> tuple[A
             )
             level, approximate = _quadratic(squares, total, count, state.level)
         # Rounding may let an entry in again: only a smaller support goes on.
-        unfinished = state.unfinished & (approximate | (count < state.count))
+        unfinished = state.unfinished & (approximate | (count < state.entries))
         return _Support(
             state.sweeps + 1,
             count,
