@@ -6,6 +6,8 @@ batched or split over a mesh.
 """
 
 from jsoftmax._divergence import entropy as entropy
+from jsoftmax._divergence import kl_divergence as kl_divergence
+from jsoftmax._losses import cross_entropy as cross_entropy
 from jsoftmax._sample import sample as sample
 from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
 from jsoftmax._softmax import log_softmax as log_softmax
@@ -27,10 +29,12 @@ from jsoftmax._truncate import typical_mask as typical_mask
 __version__ = "0.1.0"
 
 __all__ = [
+    "cross_entropy",
     "entmax",
     "entropy",
     "epsilon_mask",
     "eta_mask",
+    "kl_divergence",
     "log_softmax",
     "logsumexp",
     "mask_logits",
