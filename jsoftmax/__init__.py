@@ -7,6 +7,7 @@ batched or split over a mesh.
 
 from jsoftmax._divergence import entropy as entropy
 from jsoftmax._divergence import kl_divergence as kl_divergence
+from jsoftmax._fenchel_young import fenchel_young_loss as fenchel_young_loss
 from jsoftmax._losses import cross_entropy as cross_entropy
 from jsoftmax._sample import sample as sample
 from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
@@ -34,6 +35,7 @@ __all__ = [
     "entropy",
     "epsilon_mask",
     "eta_mask",
+    "fenchel_young_loss",
     "kl_divergence",
     "log_softmax",
     "logsumexp",

@@ -224,7 +224,7 @@ def log_positive(p: Array) -> Array:
 def deformed_log(log_p: Array, kappa: Array | float) -> Array:
     """(p^kappa - 1) / kappa, and log p at kappa = 0."""
     if isinstance(kappa, float):
-        return jnp.expm1(kappa * log_p) / kappa
+        return jnp.expm1(kappa * log_p) / kappa if kappa else log_p
     limit = kappa == 0
     return jnp.where(limit, log_p, jnp.expm1(kappa * log_p) / jnp.where(limit, 1, kappa))
 
