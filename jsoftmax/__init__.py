@@ -9,6 +9,7 @@ from jsoftmax._divergence import entropy as entropy
 from jsoftmax._divergence import kl_divergence as kl_divergence
 from jsoftmax._fenchel_young import fenchel_young_loss as fenchel_young_loss
 from jsoftmax._losses import cross_entropy as cross_entropy
+from jsoftmax._relaxed import gumbel_softmax as gumbel_softmax
 from jsoftmax._sample import sample as sample
 from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
 from jsoftmax._softmax import log_softmax as log_softmax
@@ -36,6 +37,7 @@ __all__ = [
     "epsilon_mask",
     "eta_mask",
     "fenchel_young_loss",
+    "gumbel_softmax",
     "kl_divergence",
     "log_softmax",
     "logsumexp",

@@ -269,6 +269,15 @@ def check_choice(function: str, argument: str, value: str, allowed: tuple[str, .
         raise ValueError(f"{function}: {argument} must be {words}, got {value!r}")
 
 
+def check_flag(function: str, argument: str, value: object) -> bool:
+    """Check a static choice between two."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(
+            f"{function}: {argument} must be True or False, and static, got {type(value).__name__}"
+        )
+    return bool(value)
+
+
 def check_key(function: str, key: object) -> Array:
     """Check that this is one PRNG key, typed or raw."""
     if not isinstance(key, jax.Array | np.ndarray):

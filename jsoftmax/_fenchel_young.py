@@ -153,7 +153,7 @@ def _loss_of_label(
     small = missing < _SMALL
     own = jnp.where(small, _shortfall(jnp.where(small, missing, 0), kappa), direct)
     loss = jnp.where(at_label == -jnp.inf, jnp.inf, rest / alpha + jnp.maximum(own, 0))
-    return jnp.where(index >= 0, loss, jnp.nan)
+    return jnp.where((index >= 0) & ~jnp.isnan(normalizer), loss, jnp.nan)
 
 
 def _shortfall(missing: Array, kappa: Array | float) -> Array:

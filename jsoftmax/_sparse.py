@@ -167,6 +167,8 @@ def _sparse_map(
 ) -> Array:
     peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
+    if temperature is not None:
+        peak = jnp.where(jnp.isnan(temperature), jnp.nan, peak)
     p, _ = solve(z, peak, (static_alpha or 2.0) if alpha is None else alpha, along)
     return p.astype(logits.dtype)
 

@@ -26,7 +26,7 @@ def solve(z: Array, peak: Array, alpha: Array | float, along: Along) -> tuple[Ar
 
     Args:
       z: float32 or float64, at most 0; -inf where an entry is absent.
-      peak: max x, of one entry a row: -inf where a row is empty, NaN where it is NaN.
+      peak: max x, of one entry a row: -inf where a row is empty, NaN where it is to be NaN.
       alpha: an array that broadcasts to `peak`, in [1, 4] or NaN; or 1.5 or 2, for the closed
         forms.
       along: where a row lies.
@@ -34,10 +34,9 @@ def solve(z: Array, peak: Array, alpha: Array | float, along: Along) -> tuple[Ar
     Returns:
       Probabilities, in the shape of z, and the number of sweeps.
     """
-    sound = peak > -jnp.inf
     if isinstance(alpha, Array):
-        return _solve_any(z, sound, alpha - 1, along)
-    return _solve_closed(z, sound, alpha, along)
+        return _solve_any(z, peak, alpha - 1, along)
+    return _solve_closed(z, peak, alpha, along)
 
 
 class _Support(NamedTuple):
@@ -49,7 +48,7 @@ class _Support(NamedTuple):
     unfinished: Array
 
 
-def _solve_closed(z: Array, sound: Array, alpha: float, along: Along) -> tuple[Array, Array]:
+def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Array, Array]:
     """Solves for M on the support of the M before, until that stays: Michelot's algorithm."""
     y = z if alpha == 2 else z / 2
 
@@ -58,7 +57,7 @@ def _solve_closed(z: Array, sound: Array, alpha: float, along: Along) -> tuple[A
         present = jnp.where(inside, y, 0)
         if alpha == 2:
             total, count = row_sweep(along, sums=[present, inside.astype(y.dtype)])
-            level, approximate = (1 - total) / jnp.maximum(count, 1), jnp.zeros_like(sound)
+            level, approximate = (1 - total) / jnp.maximum(count, 1), count < 0
         else:
             squares, total, count = row_sweep(
                 along, sums=[present * present, present, inside.astype(y.dtype)]
@@ -76,8 +75,9 @@ def _solve_closed(z: Array, sound: Array, alpha: float, along: Along) -> tuple[A
     def goes_on(state: _Support) -> Array:
         return jnp.any(state.unfinished) & (state.sweeps < _MOST_SWEEPS)
 
-    one = jnp.ones_like(sound, y.dtype)
-    found = lax.while_loop(goes_on, shrink, _Support(jnp.int32(0), jnp.inf * one, one, sound))
+    one = jnp.where(jnp.isnan(peak), jnp.nan, jnp.ones_like(peak))
+    first = _Support(jnp.int32(0), jnp.inf * one, one, peak > -jnp.inf)
+    found = lax.while_loop(goes_on, shrink, first)
     p = jnp.maximum(y + found.level, 0)
     return (p if alpha == 2 else p * p), found.sweeps
 
@@ -116,7 +116,7 @@ class _Search(NamedTuple):
     unfinished: Array
 
 
-def _solve_any(z: Array, sound: Array, kappa: Array, along: Along) -> tuple[Array, Array]:
+def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array, Array]:
     """Newton's method for the norm, inside a bracket where the norm is not convex."""
     epsilon, lowest = float(jnp.finfo(z.dtype).eps), float(jnp.finfo(z.dtype).min)
     exponential = kappa == 0
@@ -173,7 +173,7 @@ def _solve_any(z: Array, sound: Array, kappa: Array, along: Along) -> tuple[Arra
     def goes_on(state: _Search) -> Array:
         return jnp.any(state.unfinished) & (state.sweeps < _MOST_SWEEPS)
 
-    zero = jnp.where(sound, jnp.zeros_like(kappa), 0)
+    zero = jnp.where(peak > 0, jnp.zeros_like(kappa), 0)
     first = _Search(
         sweeps=jnp.int32(0),
         start=zero,
@@ -183,8 +183,8 @@ def _solve_any(z: Array, sound: Array, kappa: Array, along: Along) -> tuple[Arra
         low=zero - kappa * (float(np.log(max(row_size(z, along), 1))) + epsilon),
         high=zero,
         gap=zero + jnp.inf,
-        total=zero + 1,
-        unfinished=sound & ~jnp.isnan(kappa),
+        total=jnp.where(jnp.isnan(peak), jnp.nan, zero + 1),
+        unfinished=(peak > -jnp.inf) & ~jnp.isnan(kappa),
     )
     found = lax.while_loop(goes_on, step, first)
     p, _ = powers(found.slope, found.offset)

@@ -13,7 +13,7 @@ from tests import reference
 from tests.compare import assert_close, assert_mask, eps, host
 from tests.reference import Row
 
-Kind = Literal["map", "reduction", "mask", "token", "fill"]
+Kind = Literal["map", "reduction", "mask", "token", "fill", "relaxed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,8 @@ class Entry:
     keyed: bool = False
     pair: bool = False
     """Whether the result is (token, log-probability)."""
+    label: int | None = None
+    """The label of every row, where labels are the second argument."""
 
     def __str__(self) -> str:
         """The name, for pytest's ids."""
@@ -49,6 +51,9 @@ class Entry:
         """Call it on `x`, with a key if it needs one."""
         if self.keyed:
             return self.function(jax.random.key(0) if key is None else key, x, **keywords)
+        if self.label is not None:
+            batch = np.delete(np.shape(x), keywords.get("axis", -1)) if np.ndim(x) else ()
+            return self.function(x, np.full(batch, self.label), **keywords)
         return self.function(x, **keywords)
 
     def setting(self, i: int = 0) -> dict[str, float]:
@@ -72,7 +77,8 @@ class Entry:
         else:
             want = self.expected(x, settings, where)
             scale = 1.0
-            if self.name in ("log_softmax", "logsumexp", "temperature_scale") and np.size(want):
+            relative = ("log_softmax", "logsumexp", "temperature_scale", "fenchel_young_loss")
+            if self.name in relative and np.size(want):
                 scale = 1 + float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
             rtol = 4 * float(jax.numpy.finfo(got.dtype).eps)
             double = got.dtype == jax.numpy.float64
@@ -116,6 +122,9 @@ TRUNCATION = {
 }
 TRUNCATION_OFF = {"temperature": 1.0, "top_k": 0.0, "top_p": 1.0, "min_p": 0.0}
 ONE = {"temperature": 1.0}
+ALPHA = TEMPERATURE | {"alpha": (1.7, 1.2, 2.6)}
+ALPHA_OFF = ONE | {"alpha": 1.5}
+"""What alpha is where it is not given."""
 
 
 def mask_entry(
@@ -127,6 +136,11 @@ def mask_entry(
 ) -> Entry:
     """A mask named by one number."""
     return Entry(name, "mask", row, {number: values}, required=True, **flags)
+
+
+def fenchel_young_of_first(x: Row, where: Row, *settings: float) -> float:
+    """The loss of a row whose label is its first entry."""
+    return reference.fenchel_young_row(x, where, *settings, y=np.arange(x.size) == 0)
 
 
 REGISTRY = (
@@ -142,6 +156,17 @@ REGISTRY = (
         ONE,
         required=True,
         differentiable=True,
+    ),
+    Entry("sparsemax", "map", reference.sparsemax_row, TEMPERATURE, ONE, differentiable=True),
+    Entry("entmax", "map", reference.entmax_row, ALPHA, ALPHA_OFF, differentiable=True),
+    Entry(
+        "fenchel_young_loss",
+        "reduction",
+        fenchel_young_of_first,
+        ALPHA,
+        ALPHA_OFF,
+        differentiable=True,
+        label=0,
     ),
     mask_entry("top_k_mask", reference.top_k_row, "k", (2.0, 4.0, 0.0), off={"k": 0.0}, ties=True),
     mask_entry("top_p_mask", reference.top_p_row, "p", (0.9, 0.4, 1.0), off={"p": 1.0}, ties=True),
@@ -165,11 +190,12 @@ REGISTRY = (
         keyed=True,
         pair=True,
     ),
+    Entry("gumbel_softmax", "relaxed", reference.softmax_row, TEMPERATURE, ONE, keyed=True),
     Entry("mask_logits", "fill", lambda x, where: np.where(where, x, -np.inf)),
 )
 
-FUNCTIONS = tuple(entry for entry in REGISTRY if entry.kind != "fill")
-"""The functions over an axis: all but `mask_logits`."""
+FUNCTIONS = tuple(entry for entry in REGISTRY if entry.kind not in ("fill", "relaxed"))
+"""The functions over an axis: not `mask_logits`, nor `gumbel_softmax`, whose values are noise."""
 FRONTS = tuple(entry for entry in FUNCTIONS if entry.name != "sample")
 """Without `sample`, for tests that compile much: `sample_and_log_prob` draws the same tokens."""
 DIFFERENTIABLE = tuple(entry for entry in FUNCTIONS if entry.differentiable)
