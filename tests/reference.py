@@ -181,7 +181,7 @@ def entmax_row(x: Row, where: Row, temperature: float = 1.0, alpha: float = 1.5)
         return np.zeros_like(x)
     wide = np.longdouble if x.size < 5000 else np.float64
     kappa = wide(alpha) - 1
-    base = kappa * np.maximum(scaled, -1 / (alpha - 1)).astype(wide)
+    base = np.maximum(kappa * scaled.astype(wide), -2)
     low, high = wide(0), wide(1)
     while low < (middle := (low + high) / 2) < high:
         enough = np.sum(np.maximum(base + middle, 0) ** (1 / kappa)) >= 1
