@@ -85,6 +85,8 @@ def gumbel_softmax(
 @partial(jax.jit, static_argnums=2)
 def _straight_through(noisy: Array, soft: Array, axis: int) -> Array:
     """One-hot at the largest entry, NaN or nothing where `soft` is."""
+    if noisy.shape[axis] == 0:
+        return soft
     drawn = jnp.argmax(noisy, axis=axis, keepdims=True)
     hit = lax.broadcasted_iota(drawn.dtype, noisy.shape, axis) == drawn
     return jnp.where(jnp.isnan(soft), soft, (hit & (noisy > -jnp.inf)).astype(soft.dtype))

@@ -76,14 +76,15 @@ def test_nearly_certain_labels_keep_their_relative_accuracy() -> None:
     """With two entries and a gap, down to losses of 1e-9."""
     for alpha in (1.0, 1.2, 1.5, 2.0):
         largest = 20.0 if alpha == 1 else 1 / (alpha - 1)
-        gap = (largest * (1 - np.geomspace(1e-4, 0.9, 12))).astype(np.float32)
+        nearest = {1.0: 1e-4, 1.2: 0.03, 1.5: 0.01, 2.0: 1e-3}[alpha]
+        gap = (largest * (1 - np.geomspace(nearest, 0.9, 12))).astype(np.float32)
         x = np.stack([gap, np.zeros_like(gap)], -1)
         number = alpha if alpha in (1.0, 1.5, 2.0) else float(np.float32(alpha))
         want = expected(x, np.array([[1.0, 0.0]] * 12), number)
-        assert want.min() < 1e-7
+        assert want.min() < 1e-6
         for closed in (True, False):
             got = loss(x, np.zeros(12, int), alpha, closed)
-            np.testing.assert_allclose(got, want, rtol=2e-3 if alpha > 1 else 1e-5)
+            np.testing.assert_allclose(got, want, rtol=2e-4 if alpha > 1 else 1e-5)
 
 
 @forms
@@ -175,7 +176,7 @@ def test_labels_out_of_range() -> None:
         outside = (bad < 0) | (bad > 2)
         assert np.isnan(got[outside]).all()
         assert np.isfinite(got[~outside]).all()
-        gradient = jax.grad(lambda x, t=jnp.asarray(bad): fenchel_young_loss(x, t).sum())(x)
+        gradient = jax.grad(lambda x, t=bad: fenchel_young_loss(x, jnp.asarray(t)).sum())(x)
         np.testing.assert_array_equal(np.asarray(gradient)[outside], 0)
     negative = jnp.array([[0.5, 0.75, -0.25], [0.0, 1.0, 0.0]])
     got = np.asarray(fenchel_young_loss(x, negative))
