@@ -171,7 +171,7 @@ def sparsemax_row(x: Row, where: Row, temperature: float = 1.0) -> Row:
 
 def entmax_row(x: Row, where: Row, temperature: float = 1.0, alpha: float = 1.5) -> Row:
     """max(M + (alpha - 1) x / T, 0) ** (1 / (alpha - 1)), with M by bisection until the sum is one;
-    in longdouble where the row is not too long."""
+    in longdouble where the row is short."""
     if broken_row(x, where) or bad_temperature(temperature) or bad_alpha(alpha):
         return np.where(where, np.nan, 0.0)
     if alpha == 1:
@@ -179,7 +179,7 @@ def entmax_row(x: Row, where: Row, temperature: float = 1.0, alpha: float = 1.5)
     scaled = scaled_row(x, where, temperature)
     if not np.any(scaled == 0):
         return np.zeros_like(x)
-    wide = np.longdouble if x.size < 5000 else np.float64
+    wide = np.longdouble if x.size < 200 else np.float64
     kappa = wide(alpha) - 1
     base = np.maximum(kappa * scaled.astype(wide), -2)
     low, high = wide(0), wide(1)
