@@ -17,6 +17,7 @@ from jsoftmax._reduce import row_size, row_sweep
 from jsoftmax._typing import Along
 
 _MOST_SWEEPS = 100
+_FLOOR = 1e-30
 _NEAR = 2.0**-6
 """How far log M may be from that of the point that it is measured from."""
 
@@ -118,25 +119,26 @@ class _Search(NamedTuple):
 
 def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array, Array]:
     """Newton's method for the norm, inside a bracket where the norm is not convex."""
-    epsilon, lowest = float(jnp.finfo(z.dtype).eps), float(jnp.finfo(z.dtype).min)
-    exponential = kappa == 0
-    exponent = 1 / jnp.where(exponential, 1, kappa)
+    epsilon = float(jnp.finfo(z.dtype).eps)
+    # Nothing that rounding shows is between alpha = 1 and this.
+    kappa = jnp.where(kappa == 0, epsilon * epsilon, kappa)
+    exponent = 1 / kappa
     concave = kappa > 1
+    most_lost = jnp.where(kappa < 0.5, 1, jnp.zeros_like(kappa))
 
     def powers(slope: Array, offset: Array) -> tuple[Array, Array]:
         """Compute p / p0 and its power 2 - alpha: p / p0 over base, as base = (p / p0)^kappa."""
-        change = slope * jnp.maximum(z, lowest)
+        change = slope * z
         # Near the edge of the support 1 + change is exact, and a small offset keeps its digits: for
         # alpha > 2, p depends on them there.
-        base = (1 + change) + offset
-        absent = base <= 0
-        base = jnp.where(absent, 1, base)
+        base = jnp.maximum((1 + change) + offset, _FLOOR)
+        absent = base <= _FLOOR
         inverse = 1 / base
-        # log1p(change + offset) for alpha near 1, where its relative error is multiplied.
-        lost = jnp.where(base > 0.5, ((change + offset) - (base - 1)) * inverse, 0)
-        log_p = jnp.where(exponential, z, (jnp.log(base) + lost) * exponent)
-        p = jnp.where(absent, 0, jnp.exp(log_p))
-        return p, p * inverse
+        # For alpha near 1, log1p(change + offset): there its relative error is multiplied.
+        lost = (jnp.maximum(change + offset, -1) - (base - 1)) * inverse
+        log_p = (jnp.log(base) + jnp.clip(lost, -most_lost, most_lost)) * exponent
+        p = jnp.exp(log_p)
+        return jnp.where(absent, 0, p), jnp.where(absent, 0, p * inverse)
 
     def step(state: _Search) -> _Search:
         total, weight = row_sweep(along, sums=list(powers(state.slope, state.offset)))
@@ -152,7 +154,7 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
         lost |= ~((newton > low) & (newton < high))
         ratio = jnp.where(concave & lost, (low + high) / 2, newton)
         found = (jnp.abs(gap) <= 4 * epsilon * (1 + state.start)) | (ratio == state.ratio)
-        found |= exponential | (~concave & (jnp.abs(gap) >= jnp.abs(state.gap)))
+        found |= ~concave & (jnp.abs(gap) >= jnp.abs(state.gap))
         unfinished = state.unfinished & ~found
         moved = jnp.where(unfinished & (jnp.abs(ratio) > _NEAR), ratio, 0)
         start = state.start - moved * exponent
