@@ -7,6 +7,8 @@ batched or split over a mesh.
 
 from jsoftmax._divergence import entropy as entropy
 from jsoftmax._divergence import kl_divergence as kl_divergence
+from jsoftmax._linear import linear_cross_entropy as linear_cross_entropy
+from jsoftmax._linear import linear_log_prob as linear_log_prob
 from jsoftmax._losses import cross_entropy as cross_entropy
 from jsoftmax._sample import sample as sample
 from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
@@ -32,6 +34,8 @@ __all__ = [
     "epsilon_mask",
     "eta_mask",
     "kl_divergence",
+    "linear_cross_entropy",
+    "linear_log_prob",
     "log_softmax",
     "logsumexp",
     "mask_logits",
