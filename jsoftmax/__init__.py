@@ -10,6 +10,7 @@ from jsoftmax._divergence import kl_divergence as kl_divergence
 from jsoftmax._linear import linear_cross_entropy as linear_cross_entropy
 from jsoftmax._linear import linear_log_prob as linear_log_prob
 from jsoftmax._losses import cross_entropy as cross_entropy
+from jsoftmax._online import OnlineSoftmax as OnlineSoftmax
 from jsoftmax._sample import sample as sample
 from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
 from jsoftmax._softmax import log_softmax as log_softmax
@@ -29,6 +30,7 @@ from jsoftmax._truncate import typical_mask as typical_mask
 __version__ = "0.1.0"
 
 __all__ = [
+    "OnlineSoftmax",
     "cross_entropy",
     "entropy",
     "epsilon_mask",

@@ -209,7 +209,7 @@ def linear_log_prob(
     parts = _parts(problem, block, precision, smooth=False)
     loss = combine(parts._replace(valid=None), problem.temperature, None, None)
     result = jnp.where(parts.nothing, -jnp.inf, -loss)
-    return jnp.where(parts.valid, result, jnp.nan).reshape(problem.batch)
+    return jnp.where(problem.label >= 0, result, jnp.nan).reshape(problem.batch)
 
 
 class Problem(NamedTuple):
