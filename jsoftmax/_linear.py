@@ -4,6 +4,7 @@ The forward pass keeps for each row the largest logit so far and the sum of exp 
 the backward pass computes each block again. Neither keeps an array of rows times vocabulary.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -230,7 +231,7 @@ class Problem(NamedTuple):
 
     def flatten(self, number: Array) -> Array:
         """A setting as [N, 1]."""
-        return jnp.broadcast_to(number, (*self.batch, 1)).reshape(-1, 1)
+        return jnp.broadcast_to(number, (*self.batch, 1)).reshape(len(self.hidden), 1)
 
 
 def _check(
@@ -263,7 +264,8 @@ def _check(
     if softcap is not None:
         cap = check_setting(function, "logit_softcap", softcap, rows)
         cap = jnp.where(cap > 0, cap, jnp.nan)
-    flat = Problem(rows, h.reshape(-1, h.shape[-1]), w, b, None, None, index.reshape(-1, 1))
+    number = math.prod(h.shape[:-1])
+    flat = Problem(rows, h.reshape(number, h.shape[-1]), w, b, None, None, index.reshape(number, 1))
     return flat._replace(
         softcap=None if cap is None else flat.flatten(cap),
         temperature=None if checked is None else flat.flatten(checked),

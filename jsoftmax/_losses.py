@@ -308,4 +308,4 @@ def _count(logits: Array, along: Along) -> Array:
 def _spread(logits: Array, temperature: Array | None, peak: Array, along: Along) -> Array:
     """Mean of -z over the allowed classes."""
     z = shift(logits, temperature, peak)
-    return row_sum(jnp.where(logits == -jnp.inf, 0, -z), along) / _count(logits, along)
+    return row_sum(jnp.where(logits == -jnp.inf, 0, -z / _count(logits, along)), along)
