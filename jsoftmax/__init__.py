@@ -8,7 +8,10 @@ batched or split over a mesh.
 from jsoftmax._divergence import entropy as entropy
 from jsoftmax._divergence import kl_divergence as kl_divergence
 from jsoftmax._fenchel_young import fenchel_young_loss as fenchel_young_loss
+from jsoftmax._linear import linear_cross_entropy as linear_cross_entropy
+from jsoftmax._linear import linear_log_prob as linear_log_prob
 from jsoftmax._losses import cross_entropy as cross_entropy
+from jsoftmax._online import OnlineSoftmax as OnlineSoftmax
 from jsoftmax._relaxed import gumbel_softmax as gumbel_softmax
 from jsoftmax._sample import sample as sample
 from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
@@ -31,6 +34,7 @@ from jsoftmax._truncate import typical_mask as typical_mask
 __version__ = "0.1.0"
 
 __all__ = [
+    "OnlineSoftmax",
     "cross_entropy",
     "entmax",
     "entropy",
@@ -39,6 +43,8 @@ __all__ = [
     "fenchel_young_loss",
     "gumbel_softmax",
     "kl_divergence",
+    "linear_cross_entropy",
+    "linear_log_prob",
     "log_softmax",
     "logsumexp",
     "mask_logits",

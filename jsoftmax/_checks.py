@@ -262,6 +262,23 @@ def check_labels(
     return jnp.expand_dims(jnp.where(inside, array.astype(jnp.int32), -1), axis)
 
 
+def check_block_size(function: str, block_size: int | None) -> int | None:
+    """A static number of columns, at least one."""
+    if block_size is None:
+        return None
+    if isinstance(block_size, bool | np.bool_):
+        raise TypeError(f"{function}: block_size must be an integer or None, got {block_size!r}")
+    try:
+        size = operator.index(block_size)
+    except TypeError:
+        raise TypeError(
+            f"{function}: block_size must be an integer or None, got {block_size!r}"
+        ) from None
+    if size < 1:
+        raise ValueError(f"{function}: block_size must be at least 1, got block_size={size}")
+    return size
+
+
 def check_choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
     """Check a static choice between words."""
     if value not in allowed:

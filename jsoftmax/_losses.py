@@ -85,7 +85,8 @@ def cross_entropy(
     gets no part of the smoothing; target mass on it costs inf, with gradient 0. A row with nothing
     allowed costs 0, with gradient 0, whatever its label. T = 0 costs log(number of largest entries)
     if the label is one of them, else inf. A traced label out of range (negative ones too) gives NaN
-    in its row, and so does a NaN or +inf logit, or a traced setting that is not allowed.
+    in its row, with gradient 0, so that ``jnp.where(labels >= 0, loss, 0)`` is safe. A NaN or +inf
+    logit, or a traced setting that is not allowed, makes its row NaN.
 
     Source: Szegedy et al. (2016) for label smoothing; de Brébisson and Vincent (2016), and PaLM
     (Chowdhery et al. 2022), for the z-loss.
@@ -137,20 +138,12 @@ class Parts(NamedTuple):
         """Whether no class is allowed."""
         return self.peak == -jnp.inf
 
-    @property
-    def target(self) -> Array:
-        """Cross-entropy of the target: NaN for a label out of range."""
-        loss = jnp.where(jnp.isinf(self.cost), 0, self.mass * self.log_total + self.cost)
-        if self.valid is None:
-            return loss
-        return loss * jnp.where(self.valid | self.nothing, 1, jnp.full_like(loss, jnp.nan))
-
 
 def combine(
     parts: Parts, temperature: Array | None, smoothing: Array | None, z_loss: Array | None
 ) -> Array:
-    """The loss of each row. What is infinite is a constant, beside which finite terms stand."""
-    loss = parts.target
+    """The loss of each row: what is infinite, or NaN by its label, is constant in it."""
+    loss = jnp.where(jnp.isinf(parts.cost), 0, parts.mass * parts.log_total + parts.cost)
     infinite = parts.cost == jnp.inf
     if smoothing is not None:
         far = jnp.isinf(parts.spread)
@@ -162,6 +155,8 @@ def combine(
         loss = loss + jnp.where(beyond, 0, z_loss * log_sum * log_sum)
         infinite = infinite | (beyond & (z_loss > 0))
     loss = jnp.where(infinite & ~jnp.isnan(loss), jnp.inf, loss)
+    if parts.valid is not None:
+        loss = jnp.where(parts.valid, loss, jnp.nan)
     return jnp.where(parts.nothing, 0, loss)
 
 
@@ -313,4 +308,4 @@ def _count(logits: Array, along: Along) -> Array:
 def _spread(logits: Array, temperature: Array | None, peak: Array, along: Along) -> Array:
     """Mean of -z over the allowed classes."""
     z = shift(logits, temperature, peak)
-    return row_sum(jnp.where(logits == -jnp.inf, 0, -z), along) / _count(logits, along)
+    return row_sum(jnp.where(logits == -jnp.inf, 0, -z / _count(logits, along)), along)

@@ -5,13 +5,17 @@ with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, o
 for `shard_offset`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._sweep import largest, sweep
 from jsoftmax._typing import Along
+
+Tree = TypeVar("Tree")
 
 
 def row_max(x: Array, along: Along) -> Array:
@@ -31,6 +35,11 @@ def row_sum(x: Array, along: Along) -> Array:
     dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
     total = jnp.sum(x, axis=along.axis, keepdims=True, dtype=dtype)
     return lax.psum(total, along.axis_name) if along.axis_name else total
+
+
+def shard_sum(x: Array, along: Along) -> Array:
+    """Sum over the shards alone, entry by entry."""
+    return lax.psum(x, along.axis_name) if along.axis_name else x
 
 
 def row_sweep(
@@ -86,6 +95,27 @@ def shard_offset(x: Array, along: Along) -> Array:
     placed = jnp.where(slots == here, column, jnp.zeros_like(column))
     everyone = lax.psum(placed, along.axis_name)
     return jnp.sum(jnp.where(slots < here, everyone, 0), axis=-1, dtype=x.dtype)
+
+
+def vary_alike(arrays: Tree) -> Tree:
+    """The arrays, each marked as varying over every mesh axis that one of them varies over.
+
+    A derivative rule then gives each shard's part of a gradient, and `shard_map` sums the parts
+    over the axes on which that array was the same everywhere.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return arrays
+    everything = frozenset[Hashable]().union(*map(_varying, jax.tree.leaves(arrays)))
+
+    def marked(x: Array) -> Array:
+        missing = tuple(everything - _varying(x))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(marked, arrays)
+
+
+def _varying(x: Array) -> frozenset[Hashable]:
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
 def row_cumsum(x: Array, along: Along) -> Array:

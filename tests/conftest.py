@@ -18,6 +18,8 @@ QUICKLY_COMPILED = {
     "test_contracts",
     "test_entropy",
     "test_errors",
+    "test_losses",
+    "test_online",
     "test_select",
     "test_sharded",
 }

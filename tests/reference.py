@@ -216,6 +216,51 @@ def fenchel_young_row(
     return float(np.maximum(change - omega(p, alpha) + omega(y, alpha), 0))
 
 
+def kl_row(x: Row, where: Row, y: Row, temperature: float = 1.0) -> float:
+    """sum p (log p - log q) over the entries that have mass in p; inf where one has none in q."""
+    if broken_row(x, where) or broken_row(y, where) or bad_temperature(temperature):
+        return np.nan
+    p, log_p = (f(x, where, temperature) for f in (softmax_row, log_softmax_row))
+    log_q = log_softmax_row(y, where, temperature)
+    held = log_p > -np.inf
+    if np.any(log_q[held] == -np.inf):
+        return np.inf
+    return np.sum(p[held] * (log_p[held] - log_q[held])) + 0.0
+
+
+def cross_entropy_row(
+    x: Row,
+    where: Row,
+    target: Row | int,
+    temperature: float = 1.0,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> float:
+    """-sum t log p over the classes with a target, and the squared log-normaliser; 0 where nothing
+    is allowed."""
+    live = allowed_row(x, where)
+    if not live.any():
+        return 0.0
+    if broken_row(x, where) or bad_temperature(temperature):
+        return np.nan
+    if not 0 <= smoothing <= 1 or not z_loss >= 0:
+        return np.nan
+    if np.ndim(target) == 0:
+        if not 0 <= target < x.size:
+            return np.nan
+        target = (np.arange(x.size) == target).astype(float)
+    target = (1 - smoothing) * target + smoothing * live / live.sum()
+    held = target != 0
+    loss = -np.sum(target[held] * log_softmax_row(x, where, temperature)[held])
+    if z_loss > 0:
+        top = x[live].max()
+        if temperature == 0 and top != 0:
+            return np.inf
+        log_total = log_normalizer_row(scaled_row(x, where, temperature))
+        loss += z_loss * ((top / temperature if top else 0.0) + log_total) ** 2
+    return loss
+
+
 # --- masks -----------------------------------------------------------------------------------
 
 

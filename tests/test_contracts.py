@@ -73,7 +73,7 @@ def test_docstring_has_summary_arguments_and_example(entry: Entry) -> None:
 @every_function
 def test_signature(entry: Entry) -> None:
     parameters = inspect.signature(entry.function).parameters
-    first = ["key", "logits"] if entry.keyed else ["logits"]
+    first = ["key"] * entry.keyed + list(entry.data)
     assert list(parameters)[: len(first)] == first
     assert parameters["axis"].default == -1
     assert parameters["where"].default is None
@@ -85,7 +85,8 @@ def test_signature(entry: Entry) -> None:
         if entry.required:
             assert default is inspect.Parameter.empty
         else:
-            assert default == {"temperature": 1.0, "alpha": 1.5}.get(name)
+            written = ("temperature", "alpha", "label_smoothing", "z_loss")
+            assert default == (entry.off[name] if name in written else None)
     if entry.ties:
         assert parameters["ties"].default == "all"
     else:
