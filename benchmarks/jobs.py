@@ -90,6 +90,20 @@ def make(rows: int, size: int) -> dict[str, Job]:
             lambda x: jsoftmax.top_k_mask(x, 10 * k),
             {"bisection": lambda x: peers.bisect_top_k(x, 10 * k)},
         ),
+        "sparsemax": Job(jsoftmax.sparsemax, {"sort": peers.sort_sparsemax}),
+        "entmax, alpha = 1.5": Job(
+            jsoftmax.entmax, {"bisection": lambda x: peers.bisect_entmax(x, each(1.5))}
+        ),
+        "entmax, alpha = 1.25 a row": Job(
+            lambda x: jsoftmax.entmax(x, alpha=each(1.25)),
+            {"bisection": lambda x: peers.bisect_entmax(x, each(1.25))},
+        ),
+        "sparsemax, vjp": Job(
+            pullback(jsoftmax.sparsemax), {"sort": pullback(peers.sort_sparsemax)}
+        ),
+        "entmax, alpha = 1.5, vjp": Job(
+            pullback(jsoftmax.entmax), {"softmax": pullback(jsoftmax.softmax)}
+        ),
         **{name: Job(ours, {"jax": theirs}) for name, (ours, theirs) in maps.items()},
         **{
             f"{name}, vjp": Job(pullback(ours), {"jax": pullback(theirs)})

@@ -78,6 +78,36 @@ def sort_top_k(logits: Array, k: Array) -> Array:
     return logits >= jnp.take_along_axis(descending, k[:, None] - 1, axis=-1)
 
 
+def sort_sparsemax(logits: Array) -> Array:
+    """Projection onto the simplex by a sort, as optax and jaxopt do it."""
+    descending = -jnp.sort(-logits, axis=-1)
+    size = jnp.arange(1, logits.shape[-1] + 1, dtype=logits.dtype)
+    thresholds = (jnp.cumsum(descending, axis=-1) - 1) / size
+    last = jnp.sum(descending > thresholds, axis=-1, keepdims=True) - 1
+    return jnp.maximum(logits - jnp.take_along_axis(thresholds, last, axis=-1), 0)
+
+
+def bisect_entmax(logits: Array, alpha: Array) -> Array:
+    """Entmax by 50 halvings, as the entmax package does it."""
+    kappa = alpha[:, None] - 1
+    scaled = kappa * logits
+    top = jnp.max(scaled, axis=-1, keepdims=True)
+
+    def power(tau: Array) -> Array:
+        return jnp.maximum(scaled - tau, 0) ** (1 / kappa)
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, width = bounds
+        middle = low + width / 2
+        enough = jnp.sum(power(middle), axis=-1, keepdims=True) >= 1
+        return jnp.where(enough, middle, low), width / 2
+
+    width = 1 - (1 / logits.shape[-1]) ** kappa
+    low, _ = lax.fori_loop(0, 50, halve, (top - 1, width))
+    p = power(low)
+    return p / jnp.sum(p, axis=-1, keepdims=True)
+
+
 def installed(rows: int) -> dict[str, dict[str, Callable[[np.ndarray], Callable[[], object]]]]:
     """Peers of other packages, where installed: by job and name, a call made from the logits."""
     found: dict[str, dict[str, Callable[[np.ndarray], Callable[[], object]]]] = {}
@@ -107,6 +137,13 @@ def installed(rows: int) -> dict[str, dict[str, Callable[[np.ndarray], Callable[
             return lambda: jax.block_until_ready(cross_entropy(x))
 
         add("logsumexp", "optax cross-entropy", loss)
+
+        def project(logits: np.ndarray) -> Callable[[], object]:
+            projection = jax.jit(jax.vmap(optax.projections.projection_simplex))
+            x = jnp.asarray(logits)
+            return lambda: jax.block_until_ready(projection(x))
+
+        add("sparsemax", "optax projection", project)
     with suppress(ImportError):
         import torch
 

@@ -6,11 +6,20 @@ batched or split over a mesh.
 """
 
 from jsoftmax._divergence import entropy as entropy
+from jsoftmax._divergence import kl_divergence as kl_divergence
+from jsoftmax._fenchel_young import fenchel_young_loss as fenchel_young_loss
+from jsoftmax._linear import linear_cross_entropy as linear_cross_entropy
+from jsoftmax._linear import linear_log_prob as linear_log_prob
+from jsoftmax._losses import cross_entropy as cross_entropy
+from jsoftmax._online import OnlineSoftmax as OnlineSoftmax
+from jsoftmax._relaxed import gumbel_softmax as gumbel_softmax
 from jsoftmax._sample import sample as sample
 from jsoftmax._sample import sample_and_log_prob as sample_and_log_prob
 from jsoftmax._softmax import log_softmax as log_softmax
 from jsoftmax._softmax import logsumexp as logsumexp
 from jsoftmax._softmax import softmax as softmax
+from jsoftmax._sparse import entmax as entmax
+from jsoftmax._sparse import sparsemax as sparsemax
 from jsoftmax._temperature import temperature_scale as temperature_scale
 from jsoftmax._threshold import epsilon_mask as epsilon_mask
 from jsoftmax._threshold import eta_mask as eta_mask
@@ -25,9 +34,17 @@ from jsoftmax._truncate import typical_mask as typical_mask
 __version__ = "0.1.0"
 
 __all__ = [
+    "OnlineSoftmax",
+    "cross_entropy",
+    "entmax",
     "entropy",
     "epsilon_mask",
     "eta_mask",
+    "fenchel_young_loss",
+    "gumbel_softmax",
+    "kl_divergence",
+    "linear_cross_entropy",
+    "linear_log_prob",
     "log_softmax",
     "logsumexp",
     "mask_logits",
@@ -35,6 +52,7 @@ __all__ = [
     "sample",
     "sample_and_log_prob",
     "softmax",
+    "sparsemax",
     "temperature_scale",
     "top_k_mask",
     "top_n_sigma_mask",

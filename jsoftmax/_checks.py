@@ -24,6 +24,10 @@ _ALLOWED = {
     "mass": "a number (mass >= 1 is off)",
     "epsilon": "a number (epsilon <= 0 is off)",
     "n": "a number (n <= 0 is off)",
+    "alpha": "a number in [1, 4] (1 is softmax, 2 is sparsemax)",
+    "label_smoothing": "a number in [0, 1] (0 is off)",
+    "z_loss": "a number >= 0 (0 is off)",
+    "logit_softcap": "a number > 0 (None is off)",
 }
 
 
@@ -59,11 +63,26 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
+def common_dtype(*arrays: Array) -> np.dtype:
+    """The dtype that all have, or else the widest of those they are computed in."""
+    dtypes = {np.dtype(array.dtype) for array in arrays}
+    return dtypes.pop() if len(dtypes) == 1 else max(map(compute_dtype, dtypes), key=_width)
+
+
+def _width(dtype: np.dtype) -> int:
+    return dtype.itemsize
+
+
 def check_rows(
-    function: str, logits: ArrayLike, axis: Axis, where: ArrayLike | None, axis_name: AxisName
+    function: str,
+    logits: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    axis_name: AxisName,
+    argument: str = "logits",
 ) -> Rows:
     """Check and convert the arguments that every function of rows shares."""
-    array = check_logits(function, logits)
+    array = check_logits(function, logits, argument)
     along = Along(check_axis(function, axis, array.ndim), check_axis_name(function, axis_name))
     if where is None:
         return Rows(array, None, along)
@@ -166,11 +185,114 @@ def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array 
     return jnp.where(array >= 0, array, jnp.nan)
 
 
+def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
+    """The Python numbers 1, 1.5 and 2 as they are; else as `check_setting`, NaN outside [1, 4]."""
+    if isinstance(alpha, int | float) and type(alpha) is not bool and alpha in (1, 1.5, 2):
+        return float(alpha)
+    array = check_setting(function, "alpha", alpha, rows)
+    return jnp.where((array >= 1) & (array <= 4), array, jnp.nan)
+
+
+def check_fraction(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
+    """A setting in [0, 1]: None for the Python number zero, NaN where it is outside."""
+    if type(value) in (int, float) and value == 0:
+        return None
+    array = check_setting(function, argument, value, rows)
+    return jnp.where((array >= 0) & (array <= 1), array, jnp.nan)
+
+
+def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
+    """A setting that is not negative: None for the Python number zero, NaN where negative."""
+    if type(value) in (int, float) and value == 0:
+        return None
+    array = check_setting(function, argument, value, rows)
+    return jnp.where(array >= 0, array, jnp.nan)
+
+
+def check_labels(
+    function: str,
+    labels: ArrayLike,
+    rows: Rows,
+    size: int,
+    where: ArrayLike | None = None,
+    *,
+    distribution: bool = False,
+) -> Array:
+    """Convert to class indices in int32, with `axis` of size one: -1 where out of range.
+
+    Static labels out of range raise, but for those of rows in which `where`, static too, allows
+    nothing: such a label is ignored. Where a `distribution` may be given, it comes back as it is.
+    """
+    if type(labels) is int:
+        labels = min(max(labels, -1), 2**31 - 1)
+    array = _as_array(function, "labels", labels)
+    axis = rows.along.axis
+    shape = rows.logits.shape
+    batch = shape[:axis] + shape[axis + 1 :]
+    if distribution and jnp.issubdtype(array.dtype, jnp.floating):
+        if array.shape != shape:
+            raise ValueError(
+                f"{function}: floating-point labels are a distribution and must have the logits' "
+                f"shape {shape}, got shape {array.shape} (class indices are integers)"
+            )
+        return array
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        also = " (class indices) or floating-point numbers (a distribution)" if distribution else ""
+        raise TypeError(f"{function}: labels must be integers{also}, got dtype {array.dtype}")
+    if array.shape != batch:
+        also = " (a distribution is floating-point)" if distribution else ""
+        raise ValueError(
+            f"{function}: integer labels must have the batch shape {batch} (the logits' shape "
+            f"without axis), got shape {array.shape}{also}"
+        )
+    if isinstance(labels, int | np.ndarray | np.generic):
+        numbers = np.asarray(labels)
+        bad = (numbers < 0) | (numbers >= size)
+        if where is not None:
+            static = isinstance(where, bool | np.ndarray | np.generic)
+            bad &= static and np.broadcast_to(np.asarray(where), shape).any(axis)
+        if size and bad.any():
+            raise ValueError(
+                f"{function}: labels must be in [0, {size}), got {numbers[bad].flat[0]} (to ignore "
+                "a row, allow nothing in it by where)"
+            )
+    if array.dtype.itemsize < 4:
+        array = array.astype(jnp.int32)
+    inside = (array >= 0) & (array < size)
+    return jnp.expand_dims(jnp.where(inside, array.astype(jnp.int32), -1), axis)
+
+
+def check_block_size(function: str, block_size: int | None) -> int | None:
+    """A static number of columns, at least one."""
+    if block_size is None:
+        return None
+    if isinstance(block_size, bool | np.bool_):
+        raise TypeError(f"{function}: block_size must be an integer or None, got {block_size!r}")
+    try:
+        size = operator.index(block_size)
+    except TypeError:
+        raise TypeError(
+            f"{function}: block_size must be an integer or None, got {block_size!r}"
+        ) from None
+    if size < 1:
+        raise ValueError(f"{function}: block_size must be at least 1, got block_size={size}")
+    return size
+
+
 def check_choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
     """Check a static choice between words."""
     if value not in allowed:
         words = " or ".join(repr(word) for word in allowed)
         raise ValueError(f"{function}: {argument} must be {words}, got {value!r}")
+
+
+def check_flag(function: str, argument: str, value: object) -> bool:
+    """Check a static choice between two."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(
+            f"{function}: {argument} must be True or False, and static, got {type(value).__name__}"
+        )
+    return bool(value)
 
 
 def check_key(function: str, key: object) -> Array:
@@ -226,8 +348,14 @@ def _check_static(function: str, argument: str, value: np.ndarray) -> None:
     name = argument.removeprefix("top_")
     as_float = value.astype(np.float64)
     bad = np.isnan(as_float)
-    if name == "temperature":
+    if name in ("temperature", "z_loss", "label_smoothing"):
         bad |= as_float < 0
+    if name == "alpha":
+        bad |= (as_float < 1) | (as_float > 4)
+    if name == "label_smoothing":
+        bad |= as_float > 1
+    if name == "logit_softcap":
+        bad |= as_float <= 0
     if name == "k":
         bad |= np.isfinite(as_float) & (as_float != np.floor(as_float))
     if bad.any():

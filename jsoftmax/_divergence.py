@@ -1,15 +1,25 @@
-"""Entropy of a distribution given by its logits."""
+"""Entropy and relative entropy of distributions given by their logits."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_rows, check_temperature
+from jsoftmax._checks import check_rows, check_temperature, common_dtype
 from jsoftmax._reduce import row_sum
-from jsoftmax._softmax import Primals, Tangents, contract, inverse, normalizer, shift
+from jsoftmax._softmax import (
+    Primals,
+    Tangents,
+    contract,
+    drop_zeros,
+    inverse,
+    normalizer,
+    scaled_tangent,
+    shift,
+)
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -85,3 +95,143 @@ def _entropy_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
 def _if_present(z: Array, value: Array) -> Array:
     """The value, and 0 where z is -inf and p is 0: no derivative of any order meets 0 * inf."""
     return jnp.where(z == -jnp.inf, 0, value)
+
+
+def kl_divergence(
+    p_logits: ArrayLike,
+    q_logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: Setting = 1.0,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Kullback-Leibler divergence from q to p, both given by their logits, in nats.
+
+    .. math:: \mathrm{KL}(p \,\|\, q) = \sum_i p_i (\log p_i - \log q_i), \quad
+       p = \mathrm{softmax}(x / T), \quad q = \mathrm{softmax}(y / T), \quad 0 \log 0 = 0
+
+    Args:
+      p_logits: x, real numbers of any shape with at least one dimension: those of the teacher in
+        distillation, of the policy in a penalty that keeps it near a reference.
+      q_logits: y, of the same shape: those of the student, of the reference.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed, in both.
+      temperature: T >= 0, of both; a number or an array that broadcasts to the batch shape (the
+        logits' shape without `axis`). Traced: a new value does not recompile. Distillation weighs
+        this loss by T^2, so that its gradient keeps its size.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      An array of the batch shape and the logits' float dtype (of two dtypes: the one both are
+      computed in), never negative, 0 for equal rows. It is summed as p (exp(u) - 1 - u) with u =
+      log q - log p, so that a small divergence keeps its relative accuracy.
+
+    Raises:
+      TypeError: logits are not real numbers, or `where` is not boolean.
+      ValueError: an axis, a shape or a static temperature that is not allowed.
+
+    Edge cases: inf, with gradient 0, where p has mass on an entry that has none in q (-inf); an
+    entry that is -inf in p adds nothing. 0, with gradient 0, for a row in which p has nothing
+    allowed. T = 0 compares the largest entries, T = inf the sets of allowed ones, with gradient 0.
+    A row that holds NaN or +inf, or whose traced temperature is negative or NaN, is NaN.
+
+    Source: Kullback and Leibler (1951); Hinton, Vinyals and Dean (2015) for the temperature.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> x, y = jnp.array([0.0, 1.0, -jnp.inf]), jnp.array([0.0, 0.0, 0.0])
+      >>> print(jsoftmax.kl_divergence(x, y), jsoftmax.kl_divergence(y, x))
+      0.51640904 inf
+    """
+    p_rows = check_rows("kl_divergence", p_logits, axis, where, axis_name, "p_logits")
+    q_rows = check_rows("kl_divergence", q_logits, axis, where, axis_name, "q_logits")
+    if p_rows.logits.shape != q_rows.logits.shape:
+        raise ValueError(
+            "kl_divergence: q_logits must have the shape of p_logits, "
+            f"{p_rows.logits.shape}, got shape {q_rows.logits.shape}"
+        )
+    dtype = common_dtype(p_rows.logits, q_rows.logits)
+    p_rows, q_rows = (rows._replace(logits=rows.logits.astype(dtype)) for rows in (p_rows, q_rows))
+    checked = check_temperature("kl_divergence", temperature, p_rows)
+    result = _kl_divergence(p_rows.pinned(checked), q_rows.pinned(checked), checked, p_rows.along)
+    return jnp.squeeze(result.astype(dtype), p_rows.along.axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@partial(jax.jit, static_argnums=3)
+def _kl_divergence(
+    p_logits: Array, q_logits: Array, temperature: Array | None, along: Along
+) -> Array:
+    """KL in the compute dtype, with the axis kept.
+
+    The terms p (exp(u) - 1 - u) = q - p - p u, with u = log q - log p, have the same sum, are never
+    negative, and hardly feel the rounding of the two normalisers.
+    """
+    p_peak, p_total = normalizer(p_logits, temperature, along)
+    q_peak, q_total = normalizer(q_logits, temperature, along)
+    z_p = shift(p_logits, temperature, p_peak)
+    z_q = shift(q_logits, temperature, q_peak)
+    p, q = jnp.exp(z_p - p_total), jnp.exp(z_q - q_total)
+    u = _log_ratio(z_p, z_q, q_total - p_total)
+    near = jnp.abs(u) < 0.5
+    small = jnp.where(near, u, 0)
+    term = jnp.where(near, p * _expm1_beyond_linear(small), q - p - p * u)
+    unseen = (z_q == -jnp.inf) & (z_p > -jnp.inf)
+    term = jnp.where(z_p == -jnp.inf, q, jnp.where(unseen, jnp.inf, term))
+    broken = jnp.isnan(p_total + q_total)
+    nothing = (p_peak == -jnp.inf) & ~broken
+    return jnp.where(nothing, 0, jnp.where(broken, jnp.nan, row_sum(term, along)))
+
+
+def _log_ratio(z_p: Array, z_q: Array, difference: Array) -> Array:
+    """Compute log q - log p where both have mass, else 0."""
+    both = (z_p > -jnp.inf) & (z_q > -jnp.inf)
+    return jnp.where(both, z_q - jnp.where(both, z_p, 0) - difference, 0)
+
+
+def _expm1_beyond_linear(u: Array) -> Array:
+    """Compute exp(u) - 1 - u for abs(u) < 0.5 by its series."""
+    series = jnp.zeros_like(u)
+    for k in range(8 if u.dtype == jnp.float32 else 16, 1, -1):
+        series = (1 + series) * u / k
+    return series * u
+
+
+@partial(_kl_divergence.defjvp, symbolic_zeros=True)
+def _kl_divergence_jvp(
+    along: Along,
+    primals: tuple[Array, Array, Array | None],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero, Array | SymbolicZero | None],
+) -> tuple[Array, Array]:
+    # dKL = sum p (-u - KL) dz_p + sum (q - p) dz_q, and an infinite KL is constant
+    p_logits, q_logits, temperature = primals
+    p_peak, p_total = normalizer(p_logits, temperature, along)
+    q_peak, q_total = normalizer(q_logits, temperature, along)
+    result = _kl_divergence(p_logits, q_logits, temperature, along)
+    constant = (result == jnp.inf) | ((p_peak == -jnp.inf) & ~jnp.isnan(result))
+    of_p, of_temperature = drop_zeros((tangents[0], tangents[2]))
+    of_q, _ = drop_zeros((tangents[1], tangents[2]))
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def recomputed(
+        logits: tuple[Array, Array],
+        temperature: Array | None,
+        finite: Array,
+        known: tuple[Array | None, Array | None, Array | None],
+    ) -> Array:
+        of_p, of_q, of_temperature = known
+        z_p, z_q = shift(logits[0], temperature, p_peak), shift(logits[1], temperature, q_peak)
+        p, q = jnp.exp(z_p) * jnp.exp(-p_total), jnp.exp(z_q) * jnp.exp(-q_total)
+        u = _log_ratio(z_p, z_q, q_total - p_total)
+        change = jnp.zeros_like(z_p)
+        if of_p is not None or of_temperature is not None:
+            change -= p * (u + finite) * scaled_tangent(z_p, of_p, of_temperature)
+        if of_q is not None or of_temperature is not None:
+            change += (q - p) * scaled_tangent(z_q, of_q, of_temperature)
+        return row_sum(change, along)
+
+    finite = jnp.where(constant, 0, result)
+    dot = recomputed((p_logits, q_logits), temperature, finite, (of_p, of_q, of_temperature))
+    return result, jnp.where(constant, 0, dot * inverse(temperature))

@@ -5,13 +5,17 @@ with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, o
 for `row_cumsum`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._sweep import is_broken, largest, mass, sweep
 from jsoftmax._typing import Along
+
+Tree = TypeVar("Tree")
 
 
 def row_max(x: Array, along: Along) -> Array:
@@ -34,6 +38,11 @@ def row_broken(x: Array, along: Along) -> Array:
     return lax.pmax(broken.astype(jnp.int32), along.axis_name) > 0
 
 
+def sound_max(x: Array, along: Along) -> Array:
+    """As `row_max`, but NaN for a row that holds NaN or +inf."""
+    return jnp.where(row_broken(x, along), jnp.nan, row_max(x, along))
+
+
 def _most_of_shards(peak: Array, along: Along) -> Array:
     # pmax has no differentiation rule, so the gradient stops before it; and it may drop NaN.
     if not along.axis_name:
@@ -52,6 +61,11 @@ def row_mass(x: Array, scale: Callable[[Array], Array], along: Along) -> tuple[A
     """Sum of exp(z) for z = scale(x) <= 0, and the same without one entry of z = 0: see `mass`."""
     masses = mass(x, scale, along.axis)
     return lax.psum(masses, along.axis_name) if along.axis_name else masses
+
+
+def shard_sum(x: Array, along: Along) -> Array:
+    """Sum over the shards alone, entry by entry."""
+    return lax.psum(x, along.axis_name) if along.axis_name else x
 
 
 def row_sweep(
@@ -105,6 +119,27 @@ def shard_index(along: Along) -> Array:
     for name in along.axis_name:
         index = index * lax.axis_size(name) + lax.axis_index(name)
     return index
+
+
+def vary_alike(arrays: Tree) -> Tree:
+    """The arrays, each marked as varying over every mesh axis that one of them varies over.
+
+    A derivative rule then gives each shard's part of a gradient, and `shard_map` sums the parts
+    over the axes on which that array was the same everywhere.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return arrays
+    everything = frozenset[Hashable]().union(*map(_varying, jax.tree.leaves(arrays)))
+
+    def marked(x: Array) -> Array:
+        missing = tuple(everything - _varying(x))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(marked, arrays)
+
+
+def _varying(x: Array) -> frozenset[Hashable]:
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
 def row_cumsum(x: Array, along: Along) -> Array:

@@ -25,6 +25,8 @@ QUICKLY_COMPILED = {
     "test_errors",
     "test_export",
     "test_plain_jit",
+    "test_losses",
+    "test_online",
     "test_select",
     "test_sharded",
 }

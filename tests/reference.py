@@ -150,6 +150,117 @@ def entropy_row(x: Row, where: Row, temperature: float = 1.0) -> float:
     return -np.sum(p[p > 0] * log_p[p > 0]) + 0.0
 
 
+def bad_alpha(alpha: float) -> bool:
+    """Whether an alpha is outside [1, 4], or NaN."""
+    return not 1 <= alpha <= 4
+
+
+def sparsemax_row(x: Row, where: Row, temperature: float = 1.0) -> Row:
+    """The projection onto the simplex by a sort: tau from the largest k for which x_k > tau_k."""
+    if broken_row(x, where) or bad_temperature(temperature):
+        return np.where(where, np.nan, 0.0)
+    scaled = scaled_row(x, where, temperature)
+    if not np.any(scaled == 0):
+        return np.zeros_like(x)
+    descending = -np.sort(-scaled[scaled > -np.inf])
+    sizes = np.arange(1, descending.size + 1)
+    thresholds = (np.cumsum(descending) - 1) / sizes
+    tau = thresholds[np.flatnonzero(descending > thresholds)[-1]]
+    return np.maximum(scaled - tau, 0)
+
+
+def entmax_row(x: Row, where: Row, temperature: float = 1.0, alpha: float = 1.5) -> Row:
+    """max(M + (alpha - 1) x / T, 0) ** (1 / (alpha - 1)), with M by bisection until the sum is one;
+    in longdouble where the row is short."""
+    if broken_row(x, where) or bad_temperature(temperature) or bad_alpha(alpha):
+        return np.where(where, np.nan, 0.0)
+    if alpha == 1:
+        return softmax_row(x, where, temperature)
+    scaled = scaled_row(x, where, temperature)
+    if not np.any(scaled == 0):
+        return np.zeros_like(x)
+    wide = np.longdouble if x.size < 200 else np.float64
+    kappa = wide(alpha) - 1
+    base = np.maximum(kappa * scaled.astype(wide), -2)
+    low, high = wide(0), wide(1)
+    while low < (middle := (low + high) / 2) < high:
+        enough = np.sum(np.maximum(base + middle, 0) ** (1 / kappa)) >= 1
+        low, high = (low, middle) if enough else (middle, high)
+    p = np.maximum(base + high, 0) ** (1 / kappa)
+    return (p / p.sum()).astype(x.dtype)
+
+
+def omega(p: Row, alpha: float) -> float:
+    """The regulariser of entmax: (sum p^alpha - p) / (alpha (alpha - 1)), sum p log p at 1."""
+    if alpha == 1:
+        return np.sum(p[p > 0] * np.log(p[p > 0]))
+    alpha = p.dtype.type(alpha)
+    return np.sum(p**alpha - p) / (alpha * (alpha - 1))
+
+
+def fenchel_young_row(
+    x: Row, where: Row, temperature: float = 1.0, alpha: float = 1.5, *, y: Row
+) -> float:
+    """<x, p - y> - Omega(p) + Omega(y), with p the map of x: 0 where nothing is allowed."""
+    p = entmax_row(x, where, temperature, alpha).astype(np.longdouble)
+    if np.isnan(p).any() or np.isnan(y).any() or (y < 0).any():
+        return np.nan
+    scaled = scaled_row(x, where, temperature).astype(np.longdouble)
+    live = scaled > -np.inf
+    if not np.any(scaled == 0):
+        return 0.0
+    if np.any(y[~live] > 0):
+        return np.inf
+    y = y.astype(np.longdouble)
+    change = np.sum(np.where(live, scaled, 0) * (p - y))
+    return float(np.maximum(change - omega(p, alpha) + omega(y, alpha), 0))
+
+
+def kl_row(x: Row, where: Row, y: Row, temperature: float = 1.0) -> float:
+    """sum p (log p - log q) over the entries that have mass in p; inf where one has none in q."""
+    if broken_row(x, where) or broken_row(y, where) or bad_temperature(temperature):
+        return np.nan
+    p, log_p = (f(x, where, temperature) for f in (softmax_row, log_softmax_row))
+    log_q = log_softmax_row(y, where, temperature)
+    held = log_p > -np.inf
+    if np.any(log_q[held] == -np.inf):
+        return np.inf
+    return np.sum(p[held] * (log_p[held] - log_q[held])) + 0.0
+
+
+def cross_entropy_row(
+    x: Row,
+    where: Row,
+    target: Row | int,
+    temperature: float = 1.0,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> float:
+    """-sum t log p over the classes with a target, and the squared log-normaliser; 0 where nothing
+    is allowed."""
+    live = allowed_row(x, where)
+    if not live.any():
+        return 0.0
+    if broken_row(x, where) or bad_temperature(temperature):
+        return np.nan
+    if not 0 <= smoothing <= 1 or not z_loss >= 0:
+        return np.nan
+    if np.ndim(target) == 0:
+        if not 0 <= target < x.size:
+            return np.nan
+        target = (np.arange(x.size) == target).astype(float)
+    target = (1 - smoothing) * target + smoothing * live / live.sum()
+    held = target != 0
+    loss = -np.sum(target[held] * log_softmax_row(x, where, temperature)[held])
+    if z_loss > 0:
+        top = x[live].max()
+        if temperature == 0 and top != 0:
+            return np.inf
+        log_total = log_normalizer_row(scaled_row(x, where, temperature))
+        loss += z_loss * ((top / temperature if top else 0.0) + log_total) ** 2
+    return loss
+
+
 # --- masks -----------------------------------------------------------------------------------
 
 

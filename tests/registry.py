@@ -13,7 +13,7 @@ from tests import reference
 from tests.compare import assert_close, assert_mask, eps, host
 from tests.reference import Row
 
-Kind = Literal["map", "reduction", "mask", "token", "fill"]
+Kind = Literal["map", "reduction", "mask", "token", "fill", "relaxed", "linear"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,10 @@ class Entry:
     keyed: bool = False
     pair: bool = False
     """Whether the result is (token, log-probability)."""
+    data: tuple[str, ...] = ("logits",)
+    """The names of what is given by position, the key apart."""
+    beside: Callable[[Any, int], Any] | None = None
+    """What is given beside the logits, from them and the axis: labels, or other logits."""
 
     def __str__(self) -> str:
         """The name, for pytest's ids."""
@@ -49,6 +53,8 @@ class Entry:
         """Call it on `x`, with a key if it needs one."""
         if self.keyed:
             return self.function(jax.random.key(0) if key is None else key, x, **keywords)
+        if self.beside is not None:
+            return self.function(x, self.beside(x, keywords.get("axis", -1)), **keywords)
         return self.function(x, **keywords)
 
     def setting(self, i: int = 0) -> dict[str, float]:
@@ -72,7 +78,7 @@ class Entry:
         else:
             want = self.expected(x, settings, where)
             scale = 1.0
-            if self.name in ("log_softmax", "logsumexp", "temperature_scale") and np.size(want):
+            if self.name in UNBOUNDED and np.size(want):
                 scale = 1 + float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
             rtol = 4 * float(jax.numpy.finfo(got.dtype).eps)
             double = got.dtype == jax.numpy.float64
@@ -107,7 +113,43 @@ class Entry:
             assert np.all(right), (log_prob, want)
 
 
+def halved(x: Any, axis: int) -> Any:
+    """Other logits, entry by entry, whatever is split, moved or masked."""
+    del axis
+    return x / 2 if hasattr(x, "dtype") and x.dtype != bool else x
+
+
+def second_class(x: Any, axis: int) -> Any:
+    """The label 1 for every row, 0 where there is no other class."""
+    shape = np.shape(x)
+    if not shape or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+        return 0
+    batch = np.delete(shape, axis).astype(int).tolist()
+    return jax.numpy.full(batch, min(1, max(shape[axis] - 1, 0)), jax.numpy.int32)
+
+
+def cross_entropy_row(x: Row, where: Row, *settings: float) -> float:
+    """The loss of `second_class`."""
+    return reference.cross_entropy_row(x, where, min(1, x.size - 1), *settings)
+
+
+def fenchel_young_row(x: Row, where: Row, *settings: float) -> float:
+    """The loss of `second_class`."""
+    second = np.arange(x.size) == min(1, x.size - 1)
+    return reference.fenchel_young_row(x, where, *settings, y=second)
+
+
+UNBOUNDED = (
+    "log_softmax",
+    "logsumexp",
+    "temperature_scale",
+    "cross_entropy",
+    "fenchel_young_loss",
+)
+"""Functions whose results are as large as the logits, and so is their rounding."""
 TEMPERATURE = {"temperature": (0.7, 1.0, 2.5)}
+LOSS = TEMPERATURE | {"label_smoothing": (0.1, 0.0, 0.5), "z_loss": (0.01, 0.2, 0.0)}
+LOSS_OFF = {"temperature": 1.0, "label_smoothing": 0.0, "z_loss": 0.0}
 TRUNCATION = {
     "temperature": (0.8, 1.0, 1.5),
     "top_k": (4.0, 2.0, 0.0),
@@ -116,6 +158,9 @@ TRUNCATION = {
 }
 TRUNCATION_OFF = {"temperature": 1.0, "top_k": 0.0, "top_p": 1.0, "min_p": 0.0}
 ONE = {"temperature": 1.0}
+ALPHA = TEMPERATURE | {"alpha": (1.7, 1.2, 2.6)}
+ALPHA_OFF = ONE | {"alpha": 1.5}
+"""What alpha is where it is not given."""
 
 
 def mask_entry(
@@ -135,6 +180,26 @@ REGISTRY = (
     Entry("logsumexp", "reduction", reference.logsumexp_row, TEMPERATURE, ONE, differentiable=True),
     Entry("entropy", "reduction", reference.entropy_row, TEMPERATURE, ONE, differentiable=True),
     Entry(
+        "kl_divergence",
+        "reduction",
+        lambda x, where, *settings: reference.kl_row(x, where, x / 2, *settings),
+        TEMPERATURE,
+        ONE,
+        differentiable=True,
+        data=("p_logits", "q_logits"),
+        beside=halved,
+    ),
+    Entry(
+        "cross_entropy",
+        "reduction",
+        cross_entropy_row,
+        LOSS,
+        LOSS_OFF,
+        differentiable=True,
+        data=("logits", "labels"),
+        beside=second_class,
+    ),
+    Entry(
         "temperature_scale",
         "map",
         reference.temperature_scale_row,
@@ -142,6 +207,18 @@ REGISTRY = (
         ONE,
         required=True,
         differentiable=True,
+    ),
+    Entry("sparsemax", "map", reference.sparsemax_row, TEMPERATURE, ONE, differentiable=True),
+    Entry("entmax", "map", reference.entmax_row, ALPHA, ALPHA_OFF, differentiable=True),
+    Entry(
+        "fenchel_young_loss",
+        "reduction",
+        fenchel_young_row,
+        ALPHA,
+        ALPHA_OFF,
+        differentiable=True,
+        data=("logits", "labels"),
+        beside=second_class,
     ),
     mask_entry("top_k_mask", reference.top_k_row, "k", (2.0, 4.0, 0.0), off={"k": 0.0}, ties=True),
     mask_entry("top_p_mask", reference.top_p_row, "p", (0.9, 0.4, 1.0), off={"p": 1.0}, ties=True),
@@ -165,11 +242,15 @@ REGISTRY = (
         keyed=True,
         pair=True,
     ),
+    Entry("gumbel_softmax", "relaxed", reference.softmax_row, TEMPERATURE, ONE, keyed=True),
     Entry("mask_logits", "fill", lambda x, where: np.where(where, x, -np.inf)),
+    Entry("linear_cross_entropy", "linear", reference.cross_entropy_row),
+    Entry("linear_log_prob", "linear", reference.log_softmax_row),
 )
 
-FUNCTIONS = tuple(entry for entry in REGISTRY if entry.kind != "fill")
-"""The functions over an axis: all but `mask_logits`."""
+FUNCTIONS = tuple(entry for entry in REGISTRY if entry.kind not in ("fill", "relaxed", "linear"))
+"""The functions over an axis: all but `mask_logits`, those of hidden states and a weight, which
+`test_linear.py` tests, and `gumbel_softmax`, whose values are noise (`test_relaxed.py`)."""
 FRONTS = tuple(entry for entry in FUNCTIONS if entry.name != "sample")
 """Without `sample`, for tests that compile much: `sample_and_log_prob` draws the same tokens."""
 DIFFERENTIABLE = tuple(entry for entry in FUNCTIONS if entry.differentiable)

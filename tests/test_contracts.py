@@ -73,7 +73,7 @@ def test_docstring_has_summary_arguments_and_example(entry: Entry) -> None:
 @every_function
 def test_signature(entry: Entry) -> None:
     parameters = inspect.signature(entry.function).parameters
-    first = ["key", "logits"] if entry.keyed else ["logits"]
+    first = ["key"] * entry.keyed + list(entry.data)
     assert list(parameters)[: len(first)] == first
     assert parameters["axis"].default == -1
     assert parameters["where"].default is None
@@ -85,7 +85,8 @@ def test_signature(entry: Entry) -> None:
         if entry.required:
             assert default is inspect.Parameter.empty
         else:
-            assert default == (1.0 if name == "temperature" else None)
+            written = ("temperature", "alpha", "label_smoothing", "z_loss")
+            assert default == (entry.off[name] if name in written else None)
     if entry.ties:
         assert parameters["ties"].default == "all"
     else:
@@ -276,6 +277,8 @@ def test_setting_as_number_scalar_array_and_batch_array(entry: Entry) -> None:
 def test_setting_dtype_is_free(entry: Entry, dtype: str) -> None:
     """A float32 setting for bfloat16 logits and the other way round, in strict promotion."""
     settings = dict.fromkeys(entry.settings, 0.5)
+    if "alpha" in settings:
+        settings["alpha"] = 1.75
     if "top_k" in settings or "k" in settings:
         settings["top_k" if "top_k" in settings else "k"] = 2
     x = jnp.asarray(SOUND_LOGITS, jnp.dtype(dtype))

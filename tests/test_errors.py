@@ -32,7 +32,7 @@ def expect(kind: type[Exception], call: Callable[[], Any], *words: str) -> None:
             )
 
 
-@pytest.mark.parametrize("entry", REGISTRY, ids=str)
+@pytest.mark.parametrize("entry", [e for e in REGISTRY if e.kind != "linear"], ids=str)
 def test_logits_of_the_wrong_type(entry: Entry) -> None:
     mask = {"mask": np.ones((2, 3), bool)} if entry.kind == "fill" else entry.setting()
     for bad, word in (
@@ -42,7 +42,7 @@ def test_logits_of_the_wrong_type(entry: Entry) -> None:
         (X > 1, "bool"),
         (X.astype(np.complex64), "complex64"),
     ):
-        expect(TypeError, lambda bad=bad: entry(bad, **mask), entry.name, "logits", word)
+        expect(TypeError, lambda bad=bad: entry(bad, **mask), entry.name, entry.data[0], word)
 
 
 @every_function

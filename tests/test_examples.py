@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 from flax import nnx
 from rich.console import Console
 
+import blockwise_attention
 import checkpoint as checkpoint_module
 import generate
 import session
@@ -136,6 +137,47 @@ class TestModel:
             tokens, logits, cache = step(model, cache, tokens, jnp.int32(position), key, changed)
             chex.assert_shape(logits, (2, 32))
             assert tokens[0] == jnp.argmax(logits[0])
+
+
+class TestBlockwiseAttention:
+    @pytest.mark.parametrize("length", [1, 24, 37])
+    def test_equals_dense_with_its_gradients(self, length: int, key: jax.Array) -> None:
+        """Of the input and of every parameter, the sink among them."""
+        layer = blockwise_attention.BlockwiseAttention(16, 2, block=8, rngs=nnx.Rngs(0))
+        layer.sink[...] = jnp.array([0.5, -1.0])
+        graph, parameters = nnx.split(layer)
+        x = jax.random.normal(key, (2, length, 16))
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def evaluate(attend: Callable[..., jax.Array], parameters: nnx.State, x: jax.Array):
+            def loss(parameters: nnx.State, x: jax.Array):
+                y = nnx.merge(graph, parameters)(x, attend)
+                return (y * jnp.cos(jnp.arange(float(y.size))).reshape(y.shape)).sum(), y
+
+            return jax.value_and_grad(loss, (0, 1), has_aux=True)(parameters, x)
+
+        (_, got), gradients = evaluate(blockwise_attention.softmax_by_blocks, parameters, x)
+        (_, want), expected = evaluate(blockwise_attention.softmax_at_once, parameters, x)
+        chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(gradients, expected, rtol=1e-4, atol=1e-5)
+        assert float(jnp.abs(gradients[0]["sink"][...]).min()) > 0
+
+    def test_memory_grows_with_the_length(self) -> None:
+        """Twice the tokens, at most 2.2 times the temporaries of loss and gradient."""
+        layer = blockwise_attention.BlockwiseAttention(16, 2, block=128, rngs=nnx.Rngs(0))
+
+        def temporaries(length: int) -> int:
+            gradient = jax.jit(jax.grad(lambda x: layer(x).sum()))
+            x = jax.ShapeDtypeStruct((1, length, 16), jnp.float32)
+            return gradient.lower(x).compile().memory_analysis().temp_size_in_bytes
+
+        assert temporaries(8192) < 2.2 * temporaries(4096)
+
+    def test_main(self, capsys) -> None:
+        blockwise_attention.main(["--length", "300", "--block", "64"])
+        out = capsys.readouterr().out
+        assert "blockwise" in out
+        assert float(out.split()[-1]) < 1e-5
 
 
 class TestTokenizer:

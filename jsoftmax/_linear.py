@@ -1,0 +1,482 @@
+"""Losses of `hidden @ weight` that never hold it: the vocabulary is taken block by block.
+
+The forward pass keeps for each row the largest logit so far and the sum of exp over all others, and
+the backward pass computes each block again. Neither keeps an array of rows times vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax._checks import (
+    Rows,
+    check_axis_name,
+    check_block_size,
+    check_fraction,
+    check_labels,
+    check_logits,
+    check_setting,
+    check_temperature,
+    check_weight,
+    common_dtype,
+    compute_dtype,
+)
+from jsoftmax._losses import Parts, combine
+from jsoftmax._reduce import row_sum, shard_count, shard_index, sound_max, vary_alike
+from jsoftmax._softmax import inverse, normalizer, shift
+from jsoftmax._typing import Along, AxisName, Setting
+
+_BLOCK_ENTRIES = 2**21
+"""Logits that a block holds if `block_size` is not given: 8 MiB of float32."""
+_LEAST_BLOCK = 256
+_ROW = Along(1)
+
+Carry = TypeVar("Carry")
+Operands: TypeAlias = tuple[Array, Array, Array | None, Array | None, Array | None, Array]
+"""Hidden [N, D], weight [D, V], bias [V], soft cap [N, 1], temperature [N, 1], label [N, 1]."""
+Sums: TypeAlias = tuple[Array, Array, Array, Array, Array]
+"""Largest logit, L, logit of the label, sum and number of the allowed logits, each [N, 1]."""
+
+
+Kept: TypeAlias = tuple[Operands, Array, Array]
+"""The operands, the largest logit and L."""
+Gradients: TypeAlias = tuple[Array, Array, Array | None, Array | None, Array | None, None]
+
+
+class Plan(NamedTuple):
+    """What is static."""
+
+    block: int
+    precision: lax.PrecisionLike
+    smooth: bool
+
+
+class Sweep(NamedTuple):
+    """Gradients that the backward sweep gathers; that of hidden in the compute dtype."""
+
+    hidden: Array
+    weight: Array
+    bias: Array | None
+    softcap: Array | None
+    temperature: Array | None
+
+
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    logit_softcap: Setting | None = None,
+    label_smoothing: Setting = 0.0,
+    z_loss: Setting = 0.0,
+    temperature: Setting = 1.0,
+    block_size: int | None = None,
+    precision: lax.PrecisionLike = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Cross-entropy of ``hidden @ weight``, without ever holding these logits.
+
+    .. math:: x = h W + b, \quad x \leftarrow c \tanh(x / c), \quad
+       -\sum_i t_i \log \mathrm{softmax}(x / T)_i + w \Big(\log \sum_i \exp(x_i / T)\Big)^2
+
+    with t and w as in `cross_entropy`. The vocabulary is taken in blocks, twice: the backward pass
+    computes the logits again (four matrix products in all, where the plain computation has three).
+    What is kept in between is a few numbers a row.
+
+    Args:
+      hidden: h, real numbers of shape [..., D].
+      weight: W, real numbers of shape [D, V].
+      labels: integers of the batch shape (hidden's without its last axis), in [0, V); with
+        `axis_name` an index of the whole vocabulary.
+      bias: b, real numbers of shape [V]; -inf takes a class out, as padding of the vocabulary.
+      logit_softcap: c > 0, the logits' bound; a number or an array that broadcasts to the batch
+        shape. None is no bound.
+      label_smoothing: s in [0, 1], likewise: the part of the target that is spread over the allowed
+        classes.
+      z_loss: w >= 0, likewise: the weight of the squared logarithm of the normaliser.
+      temperature: T >= 0, likewise.
+      block_size: how many columns of the weight a block has; static. None chooses it so that a
+        block of logits is about 8 MiB. It changes time and memory, the result by rounding only.
+      precision: of the matrix products, as in ``jax.lax.dot``.
+      axis_name: the mesh axis, or axes, that split the vocabulary (the last axis of weight, and
+        bias) inside ``jax.shard_map``. What crosses devices is a few numbers a row, and in the
+        backward pass the gradient of `hidden`.
+
+    Returns:
+      A float32 array of the batch shape (float64 if an input is), the loss of each row. bfloat16
+      and float16 inputs are multiplied as they are and accumulated in float32, and the logits stay
+      float32; gradients are rounded once, to the dtype of what they are the gradient of. (For
+      bfloat16 the gradient of the logits is rounded to it before the products, as usual.)
+      Gradients flow to hidden, weight, bias and the traced settings, in reverse mode.
+
+    Raises:
+      TypeError: hidden, weight or bias are not real numbers, or labels not integers; a forward-mode
+        derivative (``jax.jvp``) is asked for.
+      ValueError: a shape or a static setting that is not allowed; static labels out of range.
+
+    Edge cases: as `cross_entropy`. A label whose class is taken out costs inf with gradient 0; a
+    traced label out of range gives NaN with gradient 0, so that ``jnp.where(labels >= 0, loss, 0)``
+    is safe; a row of nothing but -inf costs 0.
+
+    Source: Milakov and Gimelshein (2018), the online normaliser; Wijmans et al. (2024), Cut your
+    losses in large-vocabulary language models.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> hidden, weight = jnp.eye(2), jnp.array([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+      >>> labels = jnp.array([0, 2])
+      >>> print(jsoftmax.linear_cross_entropy(hidden, weight, labels))
+      [0.40760595 1.5514448 ]
+      >>> print(jsoftmax.cross_entropy(hidden @ weight, labels))
+      [0.40760595 1.5514448 ]
+    """
+    problem = _check(
+        "linear_cross_entropy", hidden, weight, labels, bias, logit_softcap, temperature, axis_name
+    )
+    rows = problem.rows
+    smoothing = check_fraction("linear_cross_entropy", "label_smoothing", label_smoothing, rows)
+    z_weight = check_weight("linear_cross_entropy", "z_loss", z_loss, rows)
+    block = check_block_size("linear_cross_entropy", block_size)
+    smooth = smoothing is not None
+    parts = _parts(problem, block, precision, smooth=smooth)
+    flat = [None if x is None else problem.flatten(x) for x in (smoothing, z_weight)]
+    loss = combine(parts, problem.temperature, *flat)
+    return loss.reshape(problem.batch)
+
+
+def linear_log_prob(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    logit_softcap: Setting | None = None,
+    temperature: Setting = 1.0,
+    block_size: int | None = None,
+    precision: lax.PrecisionLike = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Log-probability of each row's token under ``hidden @ weight``, without holding the logits.
+
+    .. math:: \log \mathrm{softmax}(x / T)_y, \quad x = c \tanh((h W + b) / c)
+
+    It is what reinforcement learning weighs and compares between policies. Gradients, blocks and
+    memory are those of `linear_cross_entropy`.
+
+    Args:
+      hidden: h, real numbers of shape [..., D].
+      weight: W, real numbers of shape [D, V].
+      labels: y, the tokens: integers of the batch shape, in [0, V); with `axis_name` an index of
+        the whole vocabulary.
+      bias: b, real numbers of shape [V]; -inf takes a class out.
+      logit_softcap: c > 0, the logits' bound, or None.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape: the one the
+        tokens were sampled at.
+      block_size: how many columns of the weight a block has; static.
+      precision: of the matrix products, as in ``jax.lax.dot``.
+      axis_name: the mesh axis, or axes, that split the vocabulary inside ``jax.shard_map``.
+
+    Returns:
+      A float32 array of the batch shape (float64 if an input is).
+
+    Raises:
+      TypeError: hidden, weight or bias are not real numbers, or labels not integers.
+      ValueError: a shape or a static setting that is not allowed; static labels out of range.
+
+    Edge cases: -inf, with gradient 0, for a class that is taken out and in a row with nothing
+    allowed. NaN, with gradient 0, for a traced label out of range. T = 0 and T = inf as
+    `log_softmax`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> hidden, weight = jnp.eye(2), jnp.array([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+      >>> print(jsoftmax.linear_log_prob(hidden, weight, jnp.array([0, 2])))
+      [-0.40760595 -1.5514448 ]
+    """
+    problem = _check(
+        "linear_log_prob", hidden, weight, labels, bias, logit_softcap, temperature, axis_name
+    )
+    block = check_block_size("linear_log_prob", block_size)
+    parts = _parts(problem, block, precision, smooth=False)
+    loss = combine(parts._replace(valid=None), problem.temperature, None, None)
+    result = jnp.where(parts.nothing, -jnp.inf, -loss)
+    return jnp.where(problem.label >= 0, result, jnp.nan).reshape(problem.batch)
+
+
+class Problem(NamedTuple):
+    """Arguments that passed the door, with the batch as one axis; numbers of a row are [N, 1]."""
+
+    rows: Rows
+    hidden: Array
+    weight: Array
+    bias: Array | None
+    softcap: Array | None
+    temperature: Array | None
+    label: Array
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        return self.rows.logits.shape[:-1]
+
+    def flatten(self, number: Array) -> Array:
+        """A setting as [N, 1]."""
+        return jnp.broadcast_to(number, (*self.batch, 1)).reshape(len(self.hidden), 1)
+
+
+def _check(
+    function: str,
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None,
+    softcap: Setting | None,
+    temperature: Setting,
+    axis_name: AxisName,
+) -> Problem:
+    h = check_logits(function, hidden, "hidden")
+    w = check_logits(function, weight, "weight")
+    if h.ndim == 0 or w.ndim != 2 or h.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"{function}: hidden must have shape [..., D] and weight [D, V], got {h.shape} and "
+            f"{w.shape}"
+        )
+    b = None if bias is None else check_logits(function, bias, "bias")
+    if b is not None and b.shape != w.shape[1:]:
+        raise ValueError(
+            f"{function}: bias must have the shape {w.shape[1:]} of the vocabulary, got {b.shape}"
+        )
+    along = Along(h.ndim - 1, check_axis_name(function, axis_name))
+    rows = Rows(h.astype(common_dtype(h, w)), None, along)
+    index = check_labels(function, labels, rows, w.shape[1] * shard_count(along))
+    checked = check_temperature(function, temperature, rows)
+    cap = None
+    if softcap is not None:
+        cap = check_setting(function, "logit_softcap", softcap, rows)
+        cap = jnp.where(cap > 0, cap, jnp.nan)
+    number = math.prod(h.shape[:-1])
+    flat = Problem(rows, h.reshape(number, h.shape[-1]), w, b, None, None, index.reshape(number, 1))
+    return flat._replace(
+        softcap=None if cap is None else flat.flatten(cap),
+        temperature=None if checked is None else flat.flatten(checked),
+    )
+
+
+def _parts(
+    problem: Problem, block: int | None, precision: lax.PrecisionLike, *, smooth: bool
+) -> Parts:
+    """The parts of each row's loss, over the whole vocabulary."""
+    along = Along(1, problem.rows.along.axis_name)
+    _, hidden, weight, bias, softcap, temperature, label = problem
+    if block is None:
+        block = max(_BLOCK_ENTRIES // max(len(hidden), 1), _LEAST_BLOCK)
+    plan = Plan(max(min(block, weight.shape[1]), 1), precision, smooth)
+    local = label - shard_index(along) * weight.shape[1]
+    operands = vary_alike((hidden, weight, bias, softcap, temperature))
+    local_peak, log_total, at_label, total, count = _sums(*operands, local, plan)
+    peak = sound_max(local_peak, along)
+    if along.axis_name:
+        merged = _others(local_peak, jnp.expm1(log_total), temperature, peak)
+        log_total = jnp.log1p(_all_but_one(*(row_sum(x, along) for x in merged)))
+    at_label, total, count = (row_sum(x, along) for x in (at_label, total, count))
+    cost = _below(at_label, temperature, peak)
+    spread = _below(total / jnp.maximum(count, 1), temperature, peak)
+    return Parts(peak, log_total, jnp.ones_like(peak), cost, spread, label >= 0)
+
+
+def _below(x: Array, temperature: Array | None, peak: Array) -> Array:
+    """How far x / T lies below the largest entry: rounding does not make it negative."""
+    z = shift(x, temperature, peak)
+    return lax.stop_gradient(jnp.maximum(z, 0)) - z
+
+
+def _others(
+    peak: Array, others: Array, temperature: Array | None, whole_peak: Array
+) -> tuple[Array, Array]:
+    """A part's sum of exp(z) in the whole, without the whole's largest; and whether it has that."""
+    z = shift(peak, temperature, whole_peak)
+    top = (peak == whole_peak) & (peak > -jnp.inf)
+    return jnp.where(top, others, jnp.exp(z) * (1 + others)), top.astype(peak.dtype)
+
+
+def _all_but_one(others: Array, tops: Array) -> Array:
+    """Sum of exp(z) of all entries but one largest."""
+    return others + jnp.maximum(tops - 1, 0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
+@partial(jax.jit, static_argnums=6)
+def _sums(
+    hidden: Array,
+    weight: Array,
+    bias: Array | None,
+    softcap: Array | None,
+    temperature: Array | None,
+    index: Array,
+    plan: Plan,
+) -> Sums:
+    """What the columns held here make of each row. The largest logit is a constant."""
+    operands = hidden, weight, bias, softcap, temperature, index
+
+    def step(start: Array | int, size: int, so_far: Sums | None) -> Sums:
+        x, _, _ = _logits(operands, start, size, plan)
+        peak, log_total = normalizer(x, temperature, _ROW)
+        others = jnp.expm1(log_total)
+        at_label = _held(x, index - start)
+        total, count = jnp.zeros_like(peak), jnp.zeros_like(peak)
+        if plan.smooth:
+            allowed = x > -jnp.inf
+            total = row_sum(jnp.where(allowed, x, 0), _ROW)
+            count = row_sum(allowed, _ROW).astype(x.dtype)
+        if so_far is None:
+            return peak, others, at_label, total, count
+        old_peak, old_others, old_label, old_total, old_count = so_far
+        new_peak = jnp.maximum(old_peak, peak)
+        old = _others(old_peak, old_others, temperature, new_peak)
+        new = _others(peak, others, temperature, new_peak)
+        others = _all_but_one(old[0] + new[0], old[1] + new[1])
+        return new_peak, others, old_label + at_label, old_total + total, old_count + count
+
+    peak, others, at_label, total, count = _over_blocks(step, weight.shape[1], plan.block)
+    return peak, jnp.log1p(others), at_label, total, count
+
+
+def _sums_forward(
+    hidden: Array,
+    weight: Array,
+    bias: Array | None,
+    softcap: Array | None,
+    temperature: Array | None,
+    index: Array,
+    plan: Plan,
+) -> tuple[Sums, Kept]:
+    operands = hidden, weight, bias, softcap, temperature, index
+    sums = _sums(*operands, plan)
+    return sums, (operands, sums[0], sums[1])
+
+
+@partial(jax.jit, static_argnums=0)
+def _sums_backward(plan: Plan, kept: Kept, cotangents: Sums) -> Gradients:
+    # dx = (of L) p / T, plus (of the label's logit) there, plus (of the sum) where allowed;
+    # dT = -(of L) sum p z / T
+    operands, peak, log_total = kept
+    hidden, weight, bias, _, temperature, index = operands
+    _, of_total, of_label, of_sum, _ = cotangents
+    scale = of_total * jnp.exp(-log_total) * inverse(temperature)
+
+    def step(start: Array | int, size: int, so_far: Sweep | None) -> Sweep:
+        x, u, columns = _logits(operands, start, size, plan)
+        z = shift(x, temperature, peak)
+        mass = scale * jnp.exp(z)
+        at_label = lax.broadcasted_iota(jnp.int32, x.shape, 1) == index - start
+        of_logits = mass + jnp.where(at_label, of_label, 0)
+        if plan.smooth:
+            of_logits = of_logits + jnp.where(x == -jnp.inf, 0, of_sum)
+        of_temperature = of_cap = None
+        if temperature is not None:
+            of_temperature = -row_sum(mass * jnp.where(z == -jnp.inf, 0, z), _ROW)
+        if u is not None:
+            # c tanh(u), u = y / c: slope 1 - tanh(u)^2 by y, and tanh(u) - u slope by c
+            bounded = jnp.tanh(u)
+            slope = (1 - bounded) * (1 + bounded)
+            of_cap = row_sum(of_logits * (bounded - u * slope), _ROW)
+            of_logits = of_logits * slope
+        of_bias = None
+        if bias is not None:
+            of_bias = jnp.sum(of_logits, axis=0).astype(bias.dtype)
+        of_hidden, of_columns = _products(of_logits, hidden, columns, plan)
+        if so_far is None:
+            of_weight = jnp.zeros(weight.shape, weight.dtype)
+            whole_bias = None if bias is None else jnp.zeros(bias.shape, bias.dtype)
+        else:
+            of_weight, whole_bias = so_far.weight, so_far.bias
+        of_weight = lax.dynamic_update_slice_in_dim(
+            of_weight, of_columns.astype(weight.dtype), start, axis=1
+        )
+        if of_bias is not None and whole_bias is not None:
+            of_bias = lax.dynamic_update_slice_in_dim(whole_bias, of_bias, start, axis=0)
+        if so_far is not None:
+            of_hidden = so_far.hidden + of_hidden
+            if of_temperature is not None and so_far.temperature is not None:
+                of_temperature = so_far.temperature + of_temperature
+            if of_cap is not None and so_far.softcap is not None:
+                of_cap = so_far.softcap + of_cap
+        return Sweep(of_hidden, of_weight, of_bias, of_cap, of_temperature)
+
+    swept = _over_blocks(step, weight.shape[1], plan.block)
+    return swept.hidden.astype(hidden.dtype), *swept[1:], None
+
+
+_sums.defvjp(_sums_forward, _sums_backward)
+
+
+def _logits(
+    operands: Operands, start: Array | int, size: int, plan: Plan
+) -> tuple[Array, Array | None, Array]:
+    """A block of logits, what a soft cap took the tanh of, and the columns of the weight."""
+    hidden, weight, bias, softcap, temperature, _ = operands
+    dtype = common_dtype(hidden, weight)
+    columns = lax.dynamic_slice_in_dim(weight, start, size, axis=1).astype(dtype)
+    x = _dot(hidden.astype(dtype), columns, (1, 0), plan)
+    if bias is not None:
+        x = x + lax.dynamic_slice_in_dim(bias, start, size).astype(x.dtype)[None]
+    u = None
+    if softcap is not None:
+        # A class taken out stays so.
+        absent = x == -jnp.inf
+        u = jnp.where(absent, 0, x) / softcap
+        x = jnp.where(absent, -jnp.inf, softcap * jnp.tanh(u))
+    return (x if temperature is None else lax.optimization_barrier(x)), u, columns
+
+
+def _products(of_logits: Array, hidden: Array, columns: Array, plan: Plan) -> tuple[Array, Array]:
+    """The gradients of hidden and of the columns, in the compute dtype."""
+    # float16 would lose small gradients.
+    dtype = columns.dtype if columns.dtype == jnp.bfloat16 else of_logits.dtype
+    of_logits, hidden, columns = (x.astype(dtype) for x in (of_logits, hidden, columns))
+    return _dot(of_logits, columns, (1, 1), plan), _dot(hidden, of_logits, (0, 0), plan)
+
+
+def _dot(a: Array, b: Array, contracted: tuple[int, int], plan: Plan) -> Array:
+    dimensions = ((contracted[:1], contracted[1:]), ((), ()))
+    return lax.dot_general(
+        a,
+        b,
+        dimensions,
+        precision=plan.precision,
+        preferred_element_type=compute_dtype(a.dtype),
+    )
+
+
+def _held(x: Array, index: Array) -> Array:
+    """The entry of each row at an index, 0 where it lies in another block."""
+    size = x.shape[1]
+    if size == 0:
+        return jnp.zeros(index.shape, x.dtype)
+    here = (index >= 0) & (index < size)
+    return jnp.where(here, jnp.take_along_axis(x, jnp.where(here, index, 0), axis=1), 0)
+
+
+def _over_blocks(
+    step: Callable[[Array | int, int, Carry | None], Carry], columns: int, block: int
+) -> Carry:
+    """Run `step(start, size, result so far)` over all columns.
+
+    The first block is what remains beside whole ones; those follow in a loop.
+    """
+    loops = max(-(-columns // block) - 1, 0)
+    first = columns - loops * block
+    result = step(0, first, None)
+    if loops == 0:
+        return result
+    return lax.fori_loop(0, loops, lambda i, so_far: step(first + i * block, block, so_far), result)

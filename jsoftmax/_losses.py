@@ -1,0 +1,311 @@
+"""Cross-entropy of logits and labels, and how the parts of a row make up such a loss.
+
+With z = (x - max x) / T and L = log sum exp(z), the loss of a target t over the classes is sum t_i
+(L - z_i) = L sum t_i + sum t_i (-z_i): two terms that are not negative, so that nothing cancels
+where the label is nearly certain.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+
+from jsoftmax._checks import (
+    check_fraction,
+    check_labels,
+    check_rows,
+    check_temperature,
+    check_weight,
+    compute_dtype,
+)
+from jsoftmax._reduce import row_size, row_sum, shard_index
+from jsoftmax._softmax import (
+    divide,
+    drop_zeros,
+    inverse,
+    normalizer,
+    scaled_tangent,
+    shift,
+)
+from jsoftmax._typing import Along, Axis, AxisName, Setting
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    temperature: Setting = 1.0,
+    label_smoothing: Setting = 0.0,
+    z_loss: Setting = 0.0,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Cross-entropy of a label, or of a distribution over the classes, for each row.
+
+    .. math:: -\sum_i t_i \log p_i + w \Big(\log \sum_i \exp(x_i / T)\Big)^2, \quad
+       p = \mathrm{softmax}(x / T), \quad t = (1 - s) \cdot \mathrm{label} + s / n
+
+    with s the label smoothing over the n allowed classes, and w the weight of the z-loss.
+
+    Args:
+      logits: real numbers of any shape with at least one dimension.
+      labels: integers of the batch shape (the logits' shape without `axis`), the index of the class
+        in the whole row, also where `axis_name` splits it; or floating-point numbers of the logits'
+        shape, a distribution over the classes (split as the logits are). Gradients flow to a
+        distribution too.
+      axis: the axis that holds the classes.
+      where: boolean, broadcasts to the logits' shape: True where a class is allowed. A row in which
+        nothing is allowed is ignored: ``where=(labels >= 0)[..., None]``.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced, as every
+        setting is.
+      label_smoothing: s in [0, 1], likewise: the part of the target that is spread over the allowed
+        classes.
+      z_loss: w >= 0, likewise: the weight of the squared logarithm of the normaliser, which keeps
+        the logits from drifting.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+
+    Returns:
+      An array of the batch shape and the logits' float dtype, the loss of each row: take its mean,
+      or weigh it, as you need. float16 and bfloat16 are computed in float32 and rounded once. The
+      loss of a nearly certain label keeps its relative accuracy. The backward pass keeps the logits
+      (and a distribution) and nothing else of their size.
+
+    Raises:
+      TypeError: logits are not real numbers, labels neither integers nor floating-point numbers, or
+        `where` is not boolean.
+      ValueError: an axis, a shape or a static setting that is not allowed; static labels out of
+        range.
+
+    Edge cases: a -inf or disallowed class costs nothing where its target is 0, has gradient 0, and
+    gets no part of the smoothing; target mass on it costs inf, with gradient 0. A row with nothing
+    allowed costs 0, with gradient 0, whatever its label. T = 0 costs log(number of largest entries)
+    if the label is one of them, else inf. A traced label out of range (negative ones too) gives NaN
+    in its row, with gradient 0, so that ``jnp.where(labels >= 0, loss, 0)`` is safe. A NaN or +inf
+    logit, or a traced setting that is not allowed, makes its row NaN.
+
+    Source: Szegedy et al. (2016) for label smoothing; de Brébisson and Vincent (2016), and PaLM
+    (Chowdhery et al. 2022), for the z-loss.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> x = jnp.array([[20.0, 0.0, -jnp.inf], [0.0, 1.0, 0.0]])
+      >>> print(jsoftmax.cross_entropy(x, jnp.array([0, 2])))
+      [2.0611537e-09 1.5514448e+00]
+      >>> print(jsoftmax.cross_entropy(x, jnp.array([0, -1]), where=jnp.array([[True], [False]])))
+      [2.0611537e-09 0.0000000e+00]
+    """
+    rows = check_rows("cross_entropy", logits, axis, where, axis_name)
+    along = rows.along
+    checked = check_temperature("cross_entropy", temperature, rows)
+    smoothing = check_fraction("cross_entropy", "label_smoothing", label_smoothing, rows)
+    weight = check_weight("cross_entropy", "z_loss", z_loss, rows)
+    pinned = rows.pinned(checked)
+    smooth = smoothing is not None
+    size = row_size(rows.logits, along)
+    target = check_labels("cross_entropy", labels, rows, size, where, distribution=True)
+    if jnp.issubdtype(target.dtype, jnp.floating):
+        parts = Parts(*_parts_of_distribution(pinned, checked, target, along, smooth))
+    else:
+        parts = Parts(*_parts_of_label(pinned, checked, target, along, smooth), valid=target >= 0)
+    loss = combine(parts, checked, smoothing, weight)
+    return jnp.squeeze(loss.astype(rows.logits.dtype), along.axis)
+
+
+class Parts(NamedTuple):
+    """What a loss is made of, a number a row. Only `peak` and `count` have no derivative."""
+
+    peak: Array
+    """The largest entry, a constant of the derivative: L depends on it as on a fixed shift."""
+    log_total: Array
+    """L = log sum exp(z)."""
+    mass: Array
+    """Sum of the target; 1 for a label."""
+    cost: Array
+    """Sum of the target times -z; inf where there is a target on a class of probability 0."""
+    spread: Array
+    """Mean of -z over the allowed classes; 0 where it is not asked for."""
+    valid: Array | None = None
+    """Whether the label is in range."""
+
+    @property
+    def nothing(self) -> Array:
+        """Whether no class is allowed."""
+        return self.peak == -jnp.inf
+
+
+def combine(
+    parts: Parts, temperature: Array | None, smoothing: Array | None, z_loss: Array | None
+) -> Array:
+    """The loss of each row: what is infinite, or NaN by its label, is constant in it."""
+    loss = jnp.where(jnp.isinf(parts.cost), 0, parts.mass * parts.log_total + parts.cost)
+    infinite = parts.cost == jnp.inf
+    if smoothing is not None:
+        far = jnp.isinf(parts.spread)
+        uniform = jnp.where(far, 0, parts.log_total + parts.spread)
+        loss = (1 - smoothing) * loss + smoothing * uniform
+        infinite = (infinite & (smoothing < 1)) | (far & (smoothing > 0))
+    if z_loss is not None:
+        log_sum, beyond = _log_sum(parts, temperature)
+        loss = loss + jnp.where(beyond, 0, z_loss * log_sum * log_sum)
+        infinite = infinite | (beyond & (z_loss > 0))
+    loss = jnp.where(infinite & ~jnp.isnan(loss), jnp.inf, loss)
+    if parts.valid is not None:
+        loss = jnp.where(parts.valid, loss, jnp.nan)
+    return jnp.where(parts.nothing, 0, loss)
+
+
+def _log_sum(parts: Parts, temperature: Array | None) -> tuple[Array, Array]:
+    """Compute log sum exp(x / T), and whether its square is infinite."""
+    peak = jnp.where(parts.nothing, 0, parts.peak)
+    if temperature is None:
+        log_sum = peak + parts.log_total
+        return log_sum, jnp.isinf(log_sum * log_sum)
+    limit = temperature == 0
+    log_sum = divide(peak, jnp.where(limit, 1, temperature)) + parts.log_total
+    return log_sum, jnp.isinf(log_sum * log_sum) | (limit & (peak != 0))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@partial(jax.jit, static_argnums=(3, 4))
+def _parts_of_label(
+    logits: Array, temperature: Array | None, index: Array, along: Along, smooth: bool
+) -> tuple[Array, Array, Array, Array, Array]:
+    peak, log_total = normalizer(logits, temperature, along)
+    at_label = shift(_entry(logits, index, along), temperature, peak)
+    # A compiler may have computed the label's logit and the largest one apart.
+    cost = -jnp.minimum(at_label, 0)
+    spread = _spread(logits, temperature, peak, along) if smooth else jnp.zeros_like(peak)
+    return peak, log_total, jnp.ones_like(peak), cost, spread
+
+
+@partial(_parts_of_label.defjvp, symbolic_zeros=True)
+def _parts_of_label_jvp(
+    along: Along,
+    smooth: bool,
+    primals: tuple[Array, Array | None, Array],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, SymbolicZero],
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    # dL = sum p dz, d(-z of the label) = -dz there; one fused pass over the row gives all three
+    logits, temperature, index = primals
+    parts = _parts_of_label(logits, temperature, index, along, smooth)
+    peak, log_total = parts[:2]
+    count = _count(logits, along) if smooth else None
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def recomputed(
+        logits: Array, temperature: Array | None, known: tuple[Array | None, Array | None]
+    ) -> tuple[Array, Array, Array]:
+        z = shift(logits, temperature, peak)
+        change = scaled_tangent(z, *known) * inverse(temperature)
+        of_total = row_sum(jnp.exp(z) * jnp.exp(-log_total) * change, along)
+        allowed = jnp.where(z == -jnp.inf, 0, change)
+        of_cost = -row_sum(jnp.where(_hits(z, index, along), allowed, 0), along)
+        of_spread = jnp.zeros_like(peak)
+        if count is not None:
+            of_spread = -row_sum(allowed, along) / count
+        return of_total, of_cost, of_spread
+
+    of_total, of_cost, of_spread = recomputed(
+        logits, temperature, drop_zeros((tangents[0], tangents[1]))
+    )
+    zero = jnp.zeros_like(peak)
+    return parts, (zero, of_total, zero, of_cost, of_spread)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@partial(jax.jit, static_argnums=(3, 4))
+def _parts_of_distribution(
+    logits: Array, temperature: Array | None, target: Array, along: Along, smooth: bool
+) -> tuple[Array, Array, Array, Array, Array]:
+    peak, log_total = normalizer(logits, temperature, along)
+    z = shift(logits, temperature, peak)
+    weight = _weight(target, peak)
+    mass = row_sum(weight, along)
+    cost = row_sum(jnp.where(weight == 0, 0, weight * -z), along)
+    spread = _spread(logits, temperature, peak, along) if smooth else jnp.zeros_like(peak)
+    return peak, log_total, mass, cost, spread
+
+
+@partial(_parts_of_distribution.defjvp, symbolic_zeros=True)
+def _parts_of_distribution_jvp(
+    along: Along,
+    smooth: bool,
+    primals: tuple[Array, Array | None, Array],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, Array | SymbolicZero],
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    # d sum t (-z) = -sum t dz - sum z dt
+    logits, temperature, target = primals
+    parts = _parts_of_distribution(logits, temperature, target, along, smooth)
+    peak, log_total = parts[:2]
+    count = _count(logits, along) if smooth else None
+    of_target, _ = drop_zeros((tangents[2], None))
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def recomputed(
+        logits: Array,
+        temperature: Array | None,
+        target: Array,
+        known: tuple[Array | None, Array | None],
+        of_target: Array | None,
+    ) -> tuple[Array, Array, Array, Array]:
+        z = shift(logits, temperature, peak)
+        change = scaled_tangent(z, *known) * inverse(temperature)
+        of_total = row_sum(jnp.exp(z) * jnp.exp(-log_total) * change, along)
+        absent = z == -jnp.inf
+        allowed = jnp.where(absent, 0, change)
+        of_mass = jnp.zeros_like(peak)
+        of_cost = -row_sum(_weight(target, peak) * allowed, along)
+        if of_target is not None:
+            of_weight = _weight(of_target, peak)
+            of_mass = row_sum(of_weight, along)
+            of_cost = of_cost - row_sum(of_weight * jnp.where(absent, 0, z), along)
+        of_spread = jnp.zeros_like(peak)
+        if count is not None:
+            of_spread = -row_sum(allowed, along) / count
+        return of_total, of_mass, of_cost, of_spread
+
+    moved = recomputed(
+        logits, temperature, target, drop_zeros((tangents[0], tangents[1])), of_target
+    )
+    return parts, (jnp.zeros_like(peak), *moved)
+
+
+def _entry(logits: Array, index: Array, along: Along) -> Array:
+    """The logit of a class, from the shard that holds it; 0 where the index is out of range."""
+    size = logits.shape[along.axis]
+    if size == 0:
+        return jnp.zeros(index.shape, compute_dtype(logits.dtype))
+    local = index - shard_index(along) * size
+    here = (local >= 0) & (local < size)
+    held = jnp.take_along_axis(logits, jnp.where(here, local, 0), axis=along.axis)
+    return row_sum(jnp.where(here, held.astype(compute_dtype(logits.dtype)), 0), along)
+
+
+def _hits(z: Array, index: Array, along: Along) -> Array:
+    """True at the class of each row, computed where it is used: no one-hot array is kept."""
+    size = z.shape[along.axis]
+    local = index - shard_index(along) * size
+    return lax.broadcasted_iota(jnp.int32, z.shape, along.axis) == local
+
+
+def _weight(target: Array, peak: Array) -> Array:
+    """The target in the compute dtype, 0 in a row with nothing allowed."""
+    return jnp.where(peak == -jnp.inf, 0, target.astype(peak.dtype))
+
+
+def _count(logits: Array, along: Along) -> Array:
+    """How many classes are allowed, at least one."""
+    allowed = row_sum(logits > -jnp.inf, along)
+    return jnp.maximum(allowed, 1).astype(compute_dtype(logits.dtype))
+
+
+def _spread(logits: Array, temperature: Array | None, peak: Array, along: Along) -> Array:
+    """Mean of -z over the allowed classes."""
+    z = shift(logits, temperature, peak)
+    return row_sum(jnp.where(logits == -jnp.inf, 0, -z / _count(logits, along)), along)

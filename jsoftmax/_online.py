@@ -1,0 +1,136 @@
+"""Softmax-weighted sums of values, met block by block: the parts of rows, and how they merge.
+
+A block is known by its largest logit m, s = sum exp(x - m) and sum exp(x - m) v. Two blocks merge
+into one of the same kind; m is a constant of the derivative, since no result depends on it.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike, DTypeLike
+
+from jsoftmax._checks import check_axis_name, check_logits, check_rows, common_dtype, compute_dtype
+from jsoftmax._reduce import row_sum, shard_sum, sound_max
+from jsoftmax._softmax import shift
+from jsoftmax._typing import Along, AxisName
+
+
+class OnlineSoftmax(NamedTuple):
+    r"""A softmax-weighted mean of values whose logits come in blocks, as attention's do.
+
+    .. math:: \mathrm{softmax}(x) \, v = \frac{\sum_b e^{m_b - m} \sum_{i \in b} e^{x_i - m_b} v_i}
+       {\sum_b e^{m_b - m} \sum_{i \in b} e^{x_i - m_b}}, \quad m = \max_b m_b
+
+    The state is a pytree of three arrays and merging is associative, with `empty` as its identity:
+    it can be carried by ``jax.lax.scan``, reduced by ``jax.lax.associative_scan``, and merged
+    `across` devices. Every method is pure, and works under ``jit``, ``vmap`` and ``grad``.
+
+    Args:
+      peak: the largest logit so far, [..., 1]: -inf where nothing was allowed yet.
+      total: the sum of exp(logit - peak), [..., 1].
+      values: the sum of exp(logit - peak) times the values, [..., F].
+
+    Returns:
+      A state; `finish` gives the weighted mean, and `logsumexp` the normaliser.
+
+    Edge cases: a row with nothing allowed finishes as 0, with gradient 0. A -inf or disallowed
+    entry has weight 0 and gradient 0; its value is still multiplied by that 0, so values must be
+    finite. A NaN or +inf logit makes its row NaN. A sink, a logit that takes mass and gives
+    nothing, is a block of one entry whose value is 0.
+
+    Source: Milakov and Gimelshein (2018), Online normalizer calculation for softmax; Rabe and
+    Staats (2021), Self-attention does not need O(n^2) memory.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> x, v = jnp.array([0.0, 1.0, 2.0, -jnp.inf]), jnp.eye(4)
+      >>> state = jsoftmax.OnlineSoftmax.of(x[:2], v[:2]).update(x[2:], v[2:])
+      >>> with jnp.printoptions(precision=4):
+      ...     print(state.finish(), jsoftmax.softmax(x))
+      [0.09   0.2447 0.6652 0.    ] [0.09   0.2447 0.6652 0.    ]
+    """
+
+    peak: Array
+    total: Array
+    values: Array
+
+    @classmethod
+    def empty(
+        cls, batch: tuple[int, ...], features: int, dtype: DTypeLike = "float32"
+    ) -> "OnlineSoftmax":
+        """The state of no entries at all, for rows of shape `batch` and values of size `features`.
+
+        Inside ``jax.shard_map`` begin a scan with the state `of` a block instead: a constant is not
+        marked as varying over the mesh.
+        """
+        peak = jnp.full((*batch, 1), -jnp.inf, dtype)
+        return cls(peak, jnp.zeros((*batch, 1), dtype), jnp.zeros((*batch, features), dtype))
+
+    @classmethod
+    def of(
+        cls, logits: ArrayLike, values: ArrayLike, *, where: ArrayLike | None = None
+    ) -> "OnlineSoftmax":
+        """The state of one block.
+
+        Args:
+          logits: real numbers of shape [..., K].
+          values: real numbers that ``jnp.matmul(logits, values)`` accepts, [..., K, F]: for
+            attention, logits [..., queries, keys] and values [..., keys, F].
+          where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
+
+        Returns:
+          A state of float32 (float64 if an input is). The weights are multiplied with the values in
+          the dtype both have, else in float32, and accumulated in float32.
+        """
+        rows = check_rows("OnlineSoftmax", logits, -1, where, None)
+        v = check_logits("OnlineSoftmax", values, "values")
+        x = rows.logits
+        if v.ndim < 2 or v.shape[-2] != x.shape[-1]:
+            raise ValueError(
+                "OnlineSoftmax: values must have shape [..., K, F] for logits [..., K], got "
+                f"{v.shape} for {x.shape}"
+            )
+        dtype = common_dtype(x, v)
+        wide = compute_dtype(dtype)
+        peak = sound_max(x.astype(wide), rows.along)
+        mass = jnp.exp(shift(x, None, peak))
+        total = row_sum(mass, rows.along)
+        weighted = jnp.matmul(mass.astype(dtype), v.astype(dtype), preferred_element_type=wide)
+        return cls(peak, total, weighted)
+
+    def update(
+        self, logits: ArrayLike, values: ArrayLike, *, where: ArrayLike | None = None
+    ) -> "OnlineSoftmax":
+        """The state with another block in it; arguments as `of`."""
+        return self.merge(OnlineSoftmax.of(logits, values, where=where))
+
+    def merge(self, other: "OnlineSoftmax") -> "OnlineSoftmax":
+        """The state of the entries of both."""
+        peak = lax.stop_gradient(jnp.maximum(self.peak, other.peak))
+        one, two = self._at(peak), other._at(peak)
+        return OnlineSoftmax(peak, one.total + two.total, one.values + two.values)
+
+    def across(self, axis_name: AxisName) -> "OnlineSoftmax":
+        """The state of the entries of all shards, inside ``jax.shard_map``: an all-reduce of it."""
+        names = check_axis_name("OnlineSoftmax.across", axis_name)
+        along = Along(self.peak.ndim - 1, names)
+        peak = sound_max(self.peak, along)
+        scaled = self._at(peak)
+        return OnlineSoftmax(peak, shard_sum(scaled.total, along), shard_sum(scaled.values, along))
+
+    def finish(self) -> Array:
+        """The weighted mean, [..., F]: 0 where nothing was allowed."""
+        return self.values / jnp.where(self.total == 0, 1, self.total)
+
+    def logsumexp(self) -> Array:
+        """Logarithm of the sum of exp(logit), [...]: -inf where nothing was allowed."""
+        nothing = self.total == 0
+        log_total = jnp.log(jnp.where(nothing, 1, self.total))
+        return jnp.where(nothing, -jnp.inf, self.peak + log_total)[..., 0]
+
+    def _at(self, peak: Array) -> "OnlineSoftmax":
+        """The same state with its sums relative to another peak."""
+        scale = jnp.exp(shift(lax.stop_gradient(self.peak), None, peak))
+        return OnlineSoftmax(peak, scale * self.total, scale * self.values)

@@ -1,0 +1,105 @@
+"""Relaxed samples: draws from a softmax that have a gradient."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+
+from jsoftmax._checks import check_flag, check_key, check_rows, check_temperature
+from jsoftmax._softmax import softmax
+from jsoftmax._typing import Axis, Setting
+
+
+def gumbel_softmax(
+    key: Array,
+    logits: ArrayLike,
+    *,
+    temperature: Setting = 1.0,
+    hard: bool = False,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Draw from the softmax of a row, relaxed so that gradients flow to the logits.
+
+    .. math:: y = \mathrm{softmax}((x + g) / T), \quad g_i \sim \mathrm{Gumbel}(0, 1)
+
+    The largest entry of y is at i with the probability that `softmax` gives to i at T = 1. T only
+    says how near y is to one-hot.
+
+    Args:
+      key: one PRNG key, typed or raw. For a key a row, use ``jax.vmap``.
+      logits: real numbers of any shape with at least one dimension.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
+        shape without `axis`). Traced: a new value does not recompile.
+      hard: whether to return the one-hot draw itself, with the gradient of the relaxed one
+        (straight-through: a biased estimate). Static.
+      axis: the axis that holds a row. The draw is the same whichever it is.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed. Others are
+        never drawn, and are 0.
+
+    Returns:
+      An array of the logits' shape and float dtype: probabilities, or with `hard` exactly 0 and 1.
+      The noise is drawn, added and divided in float32 or wider, and the result rounded once:
+      bfloat16 logits give unbiased draws. Gradients flow to the logits and the temperature.
+
+    Raises:
+      TypeError: logits are not real numbers, `where` or `hard` is not boolean, or `key` is not a
+        key.
+      ValueError: an axis, a shape or a static temperature that is not allowed.
+
+    Edge cases: a -inf or disallowed entry is 0, with gradient 0; a row with nothing allowed is all
+    0. T = 0 is the limit, the one-hot draw, with zero gradients; T = inf is uniform (with `hard`,
+    the draw still). A row that holds NaN or +inf, or whose traced temperature is negative or NaN,
+    is NaN.
+
+    Source: Jang, Gu and Poole, "Categorical reparameterization with Gumbel-softmax", 2017;
+    Maddison, Mnih and Teh, "The Concrete distribution", 2017.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> x = jnp.log(jnp.array([0.7, 0.2, 0.1]))
+      >>> keys = jax.random.split(jax.random.key(0), 10000)
+      >>> draws = jax.vmap(lambda key: jsoftmax.gumbel_softmax(key, x, hard=True))(keys)
+      >>> print(jnp.round(draws.mean(0), 1))
+      [0.7 0.2 0.1]
+    """
+    key = check_key("gumbel_softmax", key)
+    rows = check_rows("gumbel_softmax", logits, axis, where, None)
+    check_temperature("gumbel_softmax", temperature, rows)
+    hard = check_flag("gumbel_softmax", "hard", hard)
+    last = jnp.moveaxis(rows.logits, rows.along.axis, -1)
+    # Two words a uniform: the largest of many draws is not cut off at 16.
+    noise = jax.random.gumbel(key, last.shape, rows.compute_dtype, mode="high")
+    noisy = rows.logits.astype(noise.dtype) + jnp.moveaxis(noise, -1, rows.along.axis)
+    soft = softmax(noisy, rows.along.axis, temperature=temperature)
+    drawn = _straight_through(noisy, soft, rows.along.axis) if hard else soft
+    return rows.fill_disallowed(drawn.astype(rows.logits.dtype), 0)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.jit, static_argnums=2)
+def _straight_through(noisy: Array, soft: Array, axis: int) -> Array:
+    """One-hot at the largest entry, NaN or nothing where `soft` is."""
+    if noisy.shape[axis] == 0:
+        return soft
+    drawn = jnp.argmax(noisy, axis=axis, keepdims=True)
+    hit = lax.broadcasted_iota(drawn.dtype, noisy.shape, axis) == drawn
+    return jnp.where(jnp.isnan(soft), soft, (hit & (noisy > -jnp.inf)).astype(soft.dtype))
+
+
+@partial(_straight_through.defjvp, symbolic_zeros=True)
+def _straight_through_jvp(
+    axis: int,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero],
+) -> tuple[Array, Array]:
+    # As if the draw were the relaxed one.
+    noisy, soft = primals
+    _, of_soft = tangents
+    tangent = jnp.zeros_like(soft) if isinstance(of_soft, SymbolicZero) else of_soft
+    return _straight_through(noisy, soft, axis), tangent

@@ -1,0 +1,193 @@
+"""The threshold of sparsemax and entmax, as a root that sums over the row find, without a sort.
+
+With kappa = alpha - 1 and z = (x - max x) / T, p = max(M + kappa z, 0)^(1 / kappa), where M, the
+kappa-th power of the largest probability, makes the sum one. The sum increases with M. For alpha <=
+2 the (1 / kappa)-norm of max(M + kappa z, 0) is convex in M, so Newton's steps down from M = 1 stay
+above the root, and in each of them the distance or the slope halves: a few sweeps in practice, and
+never more than some thirty.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jsoftmax._reduce import row_size, row_sweep
+from jsoftmax._typing import Along
+
+_MOST_SWEEPS = 100
+_FLOOR = 1e-30
+_NEAR = 2.0**-6
+"""How far log M may be from that of the point that it is measured from."""
+
+
+def solve(z: Array, peak: Array, alpha: Array | float, along: Along) -> tuple[Array, Array]:
+    """The map of z = (x - max x) / T, and how many sweeps over the row its threshold took.
+
+    Args:
+      z: float32 or float64, at most 0; -inf where an entry is absent.
+      peak: max x, of one entry a row: -inf where a row is empty, NaN where it is to be NaN.
+      alpha: an array that broadcasts to `peak`, in [1, 4] or NaN; or 1.5 or 2, for the closed
+        forms.
+      along: where a row lies.
+
+    Returns:
+      Probabilities, in the shape of z, and the number of sweeps.
+    """
+    if isinstance(alpha, Array):
+        return _solve_any(z, peak, alpha - 1, along)
+    return _solve_closed(z, peak, alpha, along)
+
+
+class _Support(NamedTuple):
+    sweeps: Array
+    entries: Array
+    """Size of the support of each row, which shrinks."""
+    level: Array
+    """M: entries with M + kappa z > 0 are in the support."""
+    unfinished: Array
+
+
+def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Array, Array]:
+    """Solves for M on the support of the M before, until that stays: Michelot's algorithm."""
+    y = z if alpha == 2 else z / 2
+
+    def shrink(state: _Support) -> _Support:
+        inside = y > -state.level
+        present = jnp.where(inside, y, 0)
+        if alpha == 2:
+            total, count = row_sweep(along, sums=[present, inside.astype(y.dtype)])
+            level, approximate = (1 - total) / jnp.maximum(count, 1), count < 0
+        else:
+            squares, total, count = row_sweep(
+                along, sums=[present * present, present, inside.astype(y.dtype)]
+            )
+            level, approximate = _quadratic(squares, total, count, state.level)
+        # Rounding may let an entry in again: only a smaller support goes on.
+        unfinished = state.unfinished & (approximate | (count < state.entries))
+        return _Support(
+            state.sweeps + 1,
+            count,
+            jnp.where(state.unfinished, level, state.level),
+            unfinished,
+        )
+
+    def goes_on(state: _Support) -> Array:
+        return jnp.any(state.unfinished) & (state.sweeps < _MOST_SWEEPS)
+
+    one = jnp.where(jnp.isnan(peak), jnp.nan, jnp.ones_like(peak))
+    first = _Support(jnp.int32(0), jnp.inf * one, one, peak > -jnp.inf)
+    found = lax.while_loop(goes_on, shrink, first)
+    p = jnp.maximum(y + found.level, 0)
+    return (p if alpha == 2 else p * p), found.sweeps
+
+
+def _quadratic(squares: Array, total: Array, count: Array, level: Array) -> tuple[Array, Array]:
+    """M with sum (M + y)^2 = 1 over the support; and where there is none, a step of Newton's."""
+    entries = jnp.maximum(count, 1)
+    mean = total / entries
+    spread = squares - total * mean
+    missing = spread > 1
+    norm = jnp.sqrt(squares + level * (2 * total + entries * level))
+    newton = level + (1 - norm) * norm / (total + entries * level)
+    root = jnp.sqrt(jnp.where(missing, 0, 1 - spread) / entries) - mean
+    return jnp.where(missing, newton, root), missing
+
+
+class _Search(NamedTuple):
+    """Where the search of each row stands. M is measured from a point M0 nearby."""
+
+    sweeps: Array
+    start: Array
+    """-log p0, where p0 is the largest probability that M0 means: p0^kappa = M0."""
+    slope: Array
+    """kappa / M0."""
+    ratio: Array
+    """log(M / M0)."""
+    offset: Array
+    """M / M0 - 1."""
+    low: Array
+    high: Array
+    """Bounds of the ratio."""
+    gap: Array
+    """-log of the sum of all probabilities, at the M before."""
+    total: Array
+    """The sum over the row of p / p0, at the M before."""
+    unfinished: Array
+
+
+def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array, Array]:
+    """Newton's method for the norm, inside a bracket where the norm is not convex."""
+    epsilon = float(jnp.finfo(z.dtype).eps)
+    # Nothing that rounding shows is between alpha = 1 and this.
+    kappa = jnp.where(kappa == 0, epsilon * epsilon, kappa)
+    exponent = 1 / kappa
+    concave = kappa > 1
+    most_lost = jnp.where(kappa < 0.5, 1, jnp.zeros_like(kappa))
+
+    def powers(slope: Array, offset: Array) -> tuple[Array, Array]:
+        """Compute p / p0 and its power 2 - alpha: p / p0 over base, as base = (p / p0)^kappa."""
+        change = slope * z
+        # Near the edge of the support 1 + change is exact, and a small offset keeps its digits: for
+        # alpha > 2, p depends on them there.
+        base = jnp.maximum((1 + change) + offset, _FLOOR)
+        absent = base <= _FLOOR
+        inverse = 1 / base
+        # For alpha near 1, log1p(change + offset): there its relative error is multiplied.
+        lost = (jnp.maximum(change + offset, -1) - (base - 1)) * inverse
+        log_p = (jnp.log(base) + jnp.clip(lost, -most_lost, most_lost)) * exponent
+        p = jnp.exp(log_p)
+        return jnp.where(absent, 0, p), jnp.where(absent, 0, p * inverse)
+
+    def step(state: _Search) -> _Search:
+        total, weight = row_sweep(along, sums=list(powers(state.slope, state.offset)))
+        gap = state.start - jnp.log(total)
+        low = jnp.where(gap > 0, state.ratio, state.low)
+        high = jnp.where(gap > 0, state.high, state.ratio)
+        # total^kappa is to be exp(kappa start); its derivative by base is total^(kappa-1) weight.
+        share = total / weight
+        change = share * jnp.expm1(kappa * gap)
+        far = (weight - total) / weight + share * jnp.exp(kappa * gap) + state.offset
+        newton = jnp.where(change < -0.5, jnp.log(far), jnp.log1p(state.offset + change))
+        lost = jnp.abs(gap) > jnp.abs(state.gap) / 2
+        lost |= ~((newton > low) & (newton < high))
+        ratio = jnp.where(concave & lost, (low + high) / 2, newton)
+        found = (jnp.abs(gap) <= 4 * epsilon * (1 + state.start)) | (ratio == state.ratio)
+        found |= ~concave & (jnp.abs(gap) >= jnp.abs(state.gap))
+        unfinished = state.unfinished & ~found
+        moved = jnp.where(unfinished & (jnp.abs(ratio) > _NEAR), ratio, 0)
+        start = state.start - moved * exponent
+        ratio = jnp.where(unfinished, ratio, state.ratio) - moved
+        return _Search(
+            state.sweeps + 1,
+            start,
+            kappa * jnp.exp(kappa * start),
+            ratio,
+            jnp.expm1(ratio),
+            low - moved,
+            high - moved,
+            jnp.where(unfinished, gap, state.gap),
+            jnp.where(state.unfinished, total, state.total),
+            unfinished,
+        )
+
+    def goes_on(state: _Search) -> Array:
+        return jnp.any(state.unfinished) & (state.sweeps < _MOST_SWEEPS)
+
+    zero = jnp.where(peak > 0, jnp.zeros_like(kappa), 0)
+    first = _Search(
+        sweeps=jnp.int32(0),
+        start=zero,
+        slope=zero + kappa,
+        ratio=zero,
+        offset=zero,
+        low=zero - kappa * (float(np.log(max(row_size(z, along), 1))) + epsilon),
+        high=zero,
+        gap=zero + jnp.inf,
+        total=jnp.where(jnp.isnan(peak), jnp.nan, zero + 1),
+        unfinished=(peak > -jnp.inf) & ~jnp.isnan(kappa),
+    )
+    found = lax.while_loop(goes_on, step, first)
+    p, _ = powers(found.slope, found.offset)
+    return p / found.total, found.sweeps
