@@ -33,7 +33,8 @@ from jsoftmax._softmax import inverse, normalizer, shift
 from jsoftmax._typing import Along, AxisName, Setting
 
 _BLOCK_ENTRIES = 2**21
-"""Logits that a block holds if `block_size` is not given: 8 MiB of float32."""
+"""Most logits, or entries of the weight, in a block if `block_size` is not given: 8 MiB of float32.
+"""
 _LEAST_BLOCK = 256
 _ROW = Along(1)
 
@@ -103,7 +104,8 @@ def linear_cross_entropy(
       z_loss: w >= 0, likewise: the weight of the squared logarithm of the normaliser.
       temperature: T >= 0, likewise.
       block_size: how many columns of the weight a block has; static. None chooses it so that a
-        block of logits is about 8 MiB. It changes time and memory, the result by rounding only.
+        block of logits, or of the weight, has at most 8 MiB (or else 256 columns). It changes time
+        and memory, and the result by rounding only.
       precision: of the matrix products, as in ``jax.lax.dot``.
       axis_name: the mesh axis, or axes, that split the vocabulary (the last axis of weight, and
         bias) inside ``jax.shard_map``. What crosses devices is a few numbers a row, and in the
@@ -279,7 +281,8 @@ def _parts(
     along = Along(1, problem.rows.along.axis_name)
     _, hidden, weight, bias, softcap, temperature, label = problem
     if block is None:
-        block = max(_BLOCK_ENTRIES // max(len(hidden), 1), _LEAST_BLOCK)
+        most = _BLOCK_ENTRIES // max(*hidden.shape, 1)
+        block = max(most - most % _LEAST_BLOCK, _LEAST_BLOCK)
     plan = Plan(max(min(block, weight.shape[1]), 1), precision, smooth)
     local = label - shard_index(along) * weight.shape[1]
     operands = vary_alike((hidden, weight, bias, softcap, temperature))
