@@ -174,10 +174,21 @@ HEADERS = [
 ]
 
 
-def write_markdown(path: Path, rows: list[list[str]], about: str) -> None:
-    lines = [f"{about}", "", "| " + " | ".join(HEADERS) + " |", "|---" * len(HEADERS) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    path.write_text("\n".join(lines) + "\n")
+class Table(NamedTuple):
+    """What is shown and written."""
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+
+
+def write_markdown(path: Path, tables: list[Table]) -> None:
+    lines = []
+    for table in tables:
+        lines += [table.title, "", "| " + " | ".join(table.headers) + " |"]
+        lines += ["|---" * len(table.headers) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in table.rows] + [""]
+    path.write_text("\n".join(lines[:-1]) + "\n")
 
 
 def draw(path: Path, timings: list[Timing], about: str) -> None:
@@ -202,16 +213,18 @@ def draw(path: Path, timings: list[Timing], about: str) -> None:
     figure.savefig(path, dpi=130)
 
 
-def show(rows: list[list[str]], about: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def show(tables: list[Table]) -> None:
+    import rich.console
+    import rich.table
 
-    table = Table(title=about)
-    for i, header in enumerate(HEADERS):
-        table.add_column(header, justify="left" if i < 2 else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables:
+        shown = rich.table.Table(title=table.title)
+        for i, header in enumerate(table.headers):
+            shown.add_column(header, justify="left" if i == 0 or header == "peer" else "right")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
 
 
 def processor() -> str:
@@ -233,14 +246,24 @@ def main() -> None:
         f"{processor()}, {cores}; Python {platform.python_version()}, jax {jax.__version__}; "
         f"{command}"
     )
+    import growth
+
     timings = measure(quick=arguments.quick)
-    rows = summary(timings)
+    tables = [Table(about, HEADERS, summary(timings))]
+    if not arguments.quick:
+        grown = growth.growth(interleave, 1.0)
+        tables.append(Table(f"Rows: {growth.ROWS}, N(0, 9). {about}", growth.HEADERS, grown))
+        seconds = growth.compile_times()
+        ratio = f"{seconds['sample'] / seconds['bisection']:.2f}"
+        times = [f"{seconds[name]:.2f}" for name in ("sample", "bisection")]
+        headers = ["traced and compiled", "sample, s", "bisection, s", "ratio"]
+        tables.append(Table(about, headers, [["top-k, top-p, min-p", *times, ratio]]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = f"jax-{jax.__version__}" + f"-{arguments.cores}-cores" * (arguments.cores > 1)
     write_csv(arguments.out / f"{name}.csv", timings, about)
-    write_markdown(arguments.out / f"{name}.md", rows, about)
+    write_markdown(arguments.out / f"{name}.md", tables)
     draw(arguments.out / f"{name}.png", timings, about)
-    show(rows, about)
+    show(tables)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Queries are taken block by block, and for each of them the keys: `jsoftmax.OnlineSoftmax` merges the
 parts. The result, and its gradient, are those of dense attention, which is compiled and run beside
-it. Each head has a sink, a learnt logit that takes mass and gives nothing.
+it; so is attention by sparsemax. Each head has a sink, a learnt logit that takes mass and gives
+nothing.
 """
 
 import argparse
@@ -100,18 +101,28 @@ def softmax_by_blocks(
     return state.finish().astype(query.dtype)
 
 
-def softmax_at_once(
-    query: Array, key: Array, value: Array, sink: Array, start: Array, block: int
-) -> Array:
-    """The same from all scores of these queries, [block, time]."""
-    del block
-    batch, heads, queries, _ = query.shape
-    scores = query @ key.mT
-    seen = jnp.arange(key.shape[2])[None] <= (start + jnp.arange(queries))[:, None]
-    sinks = jnp.broadcast_to(sink[:, None, None], (batch, heads, queries, 1))
-    allowed = jnp.concatenate([seen, jnp.ones((queries, 1), bool)], axis=-1)
-    weights = jsoftmax.softmax(jnp.concatenate([scores, sinks], axis=-1), where=allowed)
-    return weights[..., :-1] @ value
+def at_once(attention: Callable[..., Array]) -> Attend:
+    """Attention from all scores of a block of queries, [block, time], with this map."""
+
+    def attend(
+        query: Array, key: Array, value: Array, sink: Array, start: Array, block: int
+    ) -> Array:
+        del block
+        batch, heads, queries, _ = query.shape
+        scores = query @ key.mT
+        seen = jnp.arange(key.shape[2])[None] <= (start + jnp.arange(queries))[:, None]
+        sinks = jnp.broadcast_to(sink[:, None, None], (batch, heads, queries, 1))
+        allowed = jnp.concatenate([seen, jnp.ones((queries, 1), bool)], axis=-1)
+        weights = attention(jnp.concatenate([scores, sinks], axis=-1), where=allowed)
+        return weights[..., :-1] @ value
+
+    return attend
+
+
+softmax_at_once = at_once(jsoftmax.softmax)
+sparsemax_at_once = at_once(jsoftmax.sparsemax)
+"""Most keys get a weight of exactly 0. The threshold of a row needs all its scores, so that memory
+is linear in the length by the blocks of queries alone."""
 
 
 def measure(layer: BlockwiseAttention, x: Array, attend: Attend) -> tuple[float, float, Array]:
@@ -139,14 +150,19 @@ def main(argv: list[str] | None = None) -> None:
     x = jax.random.normal(jax.random.key(0), (1, arguments.length, 128))
     gradients = []
     for name, module, attend in (
-        ("blockwise", layer, softmax_by_blocks),
-        ("dense", dense, softmax_at_once),
+        ("softmax, blockwise", layer, softmax_by_blocks),
+        ("softmax, dense", dense, softmax_at_once),
+        ("sparsemax, blockwise", layer, sparsemax_at_once),
+        ("sparsemax, dense", dense, sparsemax_at_once),
     ):
         megabytes, seconds, gradient = measure(module, x, attend)
         gradients.append(gradient)
-        print(f"{name:10} {megabytes:8.1f} MB of temporaries  {seconds:6.2f} s with the gradient")
-    scale = jnp.max(jnp.abs(gradients[1]))
-    print(f"gradients differ by {jnp.max(jnp.abs(gradients[0] - gradients[1])) / scale:.1e}")
+        print(f"{name:21} {megabytes:8.1f} MB of temporaries  {seconds:6.2f} s with the gradient")
+    for name, got, want in zip(
+        ("softmax", "sparsemax"), gradients[::2], gradients[1::2], strict=True
+    ):
+        apart = jnp.max(jnp.abs(got - want)) / jnp.max(jnp.abs(want))
+        print(f"{name}: gradients differ by {apart:.1e}")
 
 
 if __name__ == "__main__":

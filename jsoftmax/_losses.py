@@ -281,6 +281,10 @@ def _entry(logits: Array, index: Array, along: Along) -> Array:
     size = logits.shape[along.axis]
     if size == 0:
         return jnp.zeros(index.shape, compute_dtype(logits.dtype))
+    if jax.typeof(logits).sharding.spec[along.axis] is not None:
+        # Split by an Explicit mesh axis, which refuses to be indexed.
+        wide = logits.astype(compute_dtype(logits.dtype))
+        return row_sum(jnp.where(_hits(wide, index, along), wide, 0), along)
     local = index - shard_index(along) * size
     here = (local >= 0) & (local < size)
     held = jnp.take_along_axis(logits, jnp.where(here, local, 0), axis=along.axis)

@@ -37,7 +37,8 @@ def test_table(name: str, arguments: str, once: str, in_loop: str, most: str) ->
     (entry,) = (entry for entry in FUNCTIONS if entry.name == name)
 
     def local(x: jax.Array) -> Any:
-        return eval(call, {"jsoftmax": jsoftmax, "x": x, "key": jax.random.key(0)})
+        names = {"x": x, "key": jax.random.key(0), "labels": jnp.arange(BATCH)}
+        return eval(call, names | {"jsoftmax": jsoftmax, "jnp": jnp})
 
     out = LAYOUT.rows if entry.kind in ("map", "mask") else P()
     found = collectives(

@@ -28,6 +28,7 @@ from rich.console import Console
 import blockwise_attention
 import checkpoint as checkpoint_module
 import generate
+import jsoftmax
 import session
 import sharded
 import sharded_decode
@@ -161,6 +162,22 @@ class TestBlockwiseAttention:
         chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
         chex.assert_trees_all_close(gradients, expected, rtol=1e-4, atol=1e-5)
         assert float(jnp.abs(gradients[0]["sink"][...]).min()) > 0
+
+    def test_sparsemax_by_query_blocks_equals_all_at_once(self, key: jax.Array) -> None:
+        """Values and gradients; and most weights are zero, where softmax has none."""
+        x = 4 * jax.random.normal(key, (2, 37, 16))
+        sparse = blockwise_attention.sparsemax_at_once
+        results = []
+        for block in (8, 37):
+            layer = blockwise_attention.BlockwiseAttention(16, 2, block=block, rngs=nnx.Rngs(0))
+            layer.sink[...] = jnp.array([0.5, -1.0])
+            loss = jax.jit(
+                jax.value_and_grad(lambda x, layer=layer: jnp.sin(layer(x, sparse)).sum())
+            )
+            results.append(loss(x))
+        chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+        weights = jsoftmax.sparsemax(x[0] @ x[0].T, where=jnp.tril(jnp.ones((37, 37), bool)))
+        assert float((weights > 0).sum(-1).mean()) < 4
 
     def test_memory_grows_with_the_length(self) -> None:
         """Twice the tokens, at most 2.2 times the temporaries of loss and gradient."""

@@ -15,6 +15,7 @@ from tests.registry import REGISTRY, Entry
 
 VOCABULARY = 128256
 BATCH = 32
+TOKENS = 16
 SHARDS = 4
 
 
@@ -36,6 +37,12 @@ class Case:
         """The function's result; each function takes of the arguments what it needs."""
         if self.entry.kind == "fill":
             return self.entry.function(x, mask)
+        if self.entry.kind == "linear":
+            # The logits' place is the weight's: it has their columns.
+            hidden = jnp.ones((TOKENS, x.shape[0]), x.dtype)
+            return self.entry.function(hidden, x, jnp.arange(TOKENS), **where)
+        if self.entry.kind == "relaxed":
+            return self.entry(x, key=key, **numbers)
 
         def value(x: Any) -> Any:
             return self.entry(x, key=key, **numbers, **(self.static or {}), **where)
@@ -94,7 +101,8 @@ def compile_case(
         def local(x: Any, mask: Any, key: Any, numbers: Any) -> Any:
             return case.call(x, mask, key, numbers, axis_name="vocabulary")
 
-        out = row if case.entry.kind in ("reduction", "token") and not case.gradient else split
+        one_a_row = case.entry.kind in ("reduction", "token", "linear")
+        out = row if one_a_row and not case.gradient else split
         function = jax.shard_map(
             local,
             mesh=mesh,
