@@ -201,7 +201,7 @@ def draw(path: Path, timings: list[Timing], about: str) -> None:
         some = [t for t in timings if t.input == kind]
         height = [names.index(t.job) + 0.1 * (i - len(kinds) / 2) for t in some]
         axes.plot([t.ours / t.softmax for t in some], height, "o", label=kind, markersize=5)
-        slowest = [max(t.peers.values()) / t.softmax for t in some]
+        slowest = [max(t.peers.values(), default=t.ours) / t.softmax for t in some]
         axes.plot(slowest, height, "|", color=axes.lines[-1].get_color(), markersize=9)
     axes.set(xscale="log", xlabel="time, in softmaxes (jax.nn.softmax of the same logits)")
     axes.set_yticks(range(len(names)), names)

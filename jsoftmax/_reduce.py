@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._sweep import is_broken, largest, mass, sweep
+from jsoftmax._sweep import SLABS, is_broken, largest, mass, sweep
 from jsoftmax._typing import Along
 
 Tree = TypeVar("Tree")
@@ -77,9 +77,10 @@ def row_sweep(
     sums: Sequence[Array],
     maxima: Sequence[Array] = (),
     minima: Sequence[Array] = (),
+    slabs: int = SLABS,
 ) -> list[Array]:
     """Sums, largest and smallest entries of functions of one array, in one pass: see `sweep`."""
-    reduced = sweep(sums, maxima, minima, along.axis)
+    reduced = sweep(sums, maxima, minima, along.axis, slabs)
     if along.axis_name:
         collectives = [lax.psum] * len(sums) + [lax.pmax] * len(maxima) + [lax.pmin] * len(minima)
         reduced = [

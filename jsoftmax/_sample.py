@@ -188,10 +188,14 @@ def _sample_and_log_prob(
 def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
     """Logarithm of what the kept entries weigh: from the window, where that holds them all."""
 
+    def kept_z(x: Array) -> Array:
+        z = row.z(x)
+        if settings[1:] == (None, None, None):
+            return z
+        return jnp.where(row.keeps(x, floor), z, -jnp.inf)
+
     def of_row(x: Array) -> Array:
-        if settings[1:] != (None, None, None):
-            x = jnp.where(row.keeps(x, floor), x, -jnp.inf)
-        return log_sum_exp(x, row.z, row.along)[1]
+        return log_sum_exp(x, kept_z, row.along)[1]
 
     if kept.window is None:
         return of_row(row.x)
@@ -265,12 +269,12 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
         return draw(uniform_bits(0)[0], row, kept.floor, blocks)
 
     def again(state: Draw) -> Draw:
-        bits = uniform_bits(state.rounds)
-        tokens = [draw(bits[i], row, state.pivot, state.blocks) for i in range(candidates)]
-        entries = [entry_at(row.x, token, row.along) for token in tokens]
         # Tied to the round: no compiler takes the weights out of the loop, to be stored.
-        tied, _ = lax.optimization_barrier((row.x, state.rounds))
-        refused = [mass >= limit for mass in row.at(tied).masses_above(entries)]
+        tied = row.at(lax.optimization_barrier((row.x, state.rounds))[0])
+        bits = uniform_bits(state.rounds)
+        tokens = [draw(bits[i], tied, state.pivot, state.blocks) for i in range(candidates)]
+        entries = [entry_at(tied.x, token, row.along) for token in tokens]
+        refused = [mass >= limit for mass in tied.masses_above(entries)]
         token = jnp.where(refused[0], tokens[1], tokens[0])
         pivot = jnp.maximum(*entries)
         unfinished = state.unfinished & refused[0] & refused[1]
@@ -280,7 +284,7 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
             jnp.where(state.unfinished, token, state.token),
             unfinished,
             pivot,
-            where_needed(unfinished, lambda x: row.at(x).blocks_kept(pivot), row.x, state.blocks),
+            where_needed(unfinished, lambda x: row.at(x).blocks_kept(pivot), tied.x, state.blocks),
         )
 
     token = jnp.zeros_like(row.peak, jnp.int32)

@@ -141,7 +141,7 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
         return jnp.where(absent, 0, p), jnp.where(absent, 0, p * inverse)
 
     def step(state: _Search) -> _Search:
-        total, weight = row_sweep(along, sums=list(powers(state.slope, state.offset)))
+        total, weight = row_sweep(along, sums=list(powers(state.slope, state.offset)), slabs=8)
         gap = state.start - jnp.log(total)
         low = jnp.where(gap > 0, state.ratio, state.low)
         high = jnp.where(gap > 0, state.high, state.ratio)

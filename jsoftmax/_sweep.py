@@ -20,7 +20,7 @@ from jsoftmax._blocks import block_at, block_max, block_sum, blocks_of
 _PARTS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
 # operands. Beyond that it takes ten times as long; with fewer slabs it stores more.
-_SLABS = 12
+SLABS = 12
 _SHORT = 1024
 
 
@@ -92,7 +92,11 @@ def _near_zero(z: Array) -> Array:
 
 
 def sweep(
-    sums: Sequence[Array], maxima: Sequence[Array], minima: Sequence[Array], axis: int
+    sums: Sequence[Array],
+    maxima: Sequence[Array],
+    minima: Sequence[Array],
+    axis: int,
+    slabs: int = SLABS,
 ) -> list[Array]:
     """Sums, largest and smallest entries of several arrays along an axis, in one pass.
 
@@ -101,6 +105,8 @@ def sweep(
       maxima: floats free of NaN, likewise.
       minima: likewise; at most five arrays in all.
       axis: of all of them.
+      slabs: how many are added up entry by entry on CPUs; fewer for functions that are more than a
+        few operations.
 
     Returns:
       The sums, the maxima and the minima, the axis kept with size one.
@@ -114,8 +120,8 @@ def sweep(
         parts = _PARTS if arrays[0].shape[-1] % _PARTS == 0 else 1
         rows = [x.reshape(*x.shape[:-1], parts, -1) for x in arrays]
         size = rows[0].shape[-1]
-        whole = size - size % _SLABS
-        slabs = [x[..., :whole].reshape(*x.shape[:-1], _SLABS, -1) for x in rows]
+        whole = size - size % slabs
+        cut = [x[..., :whole].reshape(*x.shape[:-1], slabs, -1) for x in rows]
         identities = [
             jnp.asarray(kind.identity, a.dtype) for kind, a in zip(kinds, arrays, strict=True)
         ]
@@ -123,7 +129,7 @@ def sweep(
         def combine(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
             return tuple(kind.combine(a, b) for kind, a, b in zip(kinds, left, right, strict=True))
 
-        folded = lax.reduce(tuple(slabs), tuple(identities), combine, (slabs[0].ndim - 2,))
+        folded = lax.reduce(tuple(cut), tuple(identities), combine, (cut[0].ndim - 2,))
         reduced = separately(*[a.reshape(*a.shape[:-2], -1) for a in folded], axis=-1)
         if whole == size:
             return reduced
