@@ -33,4 +33,10 @@ def test_round_trip(case: Case, dtype: str) -> None:
     written = export.export(function, platforms=EXPORTED)(*arguments).serialize()
     again = export.deserialize(bytearray(written))
     assert set(again.platforms) == set(EXPORTED)
-    chex.assert_trees_all_equal(again.call(*arguments), function(*arguments))
+    got, want = again.call(*arguments), function(*arguments)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        if jnp.issubdtype(one.dtype, jnp.floating):
+            # The program for several platforms is fused in another way, and rounds in another.
+            chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-6)
+        else:
+            chex.assert_trees_all_equal(one, other)
