@@ -7,7 +7,7 @@ the backward pass computes each block again. Neither keeps an array of rows time
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -286,7 +286,8 @@ def _parts(
     plan = Plan(max(min(block, weight.shape[1]), 1), precision, smooth)
     local = label - shard_index(along) * weight.shape[1]
     operands = vary_alike((hidden, weight, bias, softcap, temperature))
-    local_peak, log_total, at_label, total, count = _sums(*operands, local, plan)
+    sums = cast("Sums", _sums(*operands, local, plan))
+    local_peak, log_total, at_label, total, count = sums
     peak = sound_max(local_peak, along)
     if along.axis_name:
         merged = _others(local_peak, jnp.expm1(log_total), temperature, peak)
@@ -364,7 +365,7 @@ def _sums_forward(
     plan: Plan,
 ) -> tuple[Sums, Kept]:
     operands = hidden, weight, bias, softcap, temperature, index
-    sums = _sums(*operands, plan)
+    sums = cast("Sums", _sums(*operands, plan))
     return sums, (operands, sums[0], sums[1])
 
 
