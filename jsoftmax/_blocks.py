@@ -27,11 +27,11 @@ class Blocks(NamedTuple):
     part: int
     """Entries of a part."""
     length: int
-    """Entries of a block, at least 128; the last of a part may be shorter."""
+    """Entries of a block; the last of a part may be shorter."""
 
     @property
     def number(self) -> int:
-        """Number of blocks: at most 64 in the whole row."""
+        """Number of blocks."""
         return self.parts * -(-max(self.part, 1) // self.length)
 
     def of(self, index: Array) -> Array:
@@ -41,7 +41,7 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(size: int, shards: int = 1) -> Blocks:
-    """The blocks of a row with `size` entries on each of so many shards."""
+    """The blocks of a row with `size` entries on each of so many shards: about 64, or fewer."""
     parts = 1 if size * shards % _PARTS or _PARTS % shards else _PARTS // shards
     length = max(-(-size * shards // _MOST_BLOCKS), _SHORTEST)
     return Blocks(parts, size // parts, length)
@@ -123,7 +123,7 @@ def _reduce_blocks(
         found = reduce(padded.reshape(*batch, blocks.parts, -1, length), axis=-1)
         return found.reshape(*batch, -1)
 
-    if x.shape[-1] == 0:
+    if x.size == 0:
         return jnp.full((*batch, blocks.number), identity, x.dtype)
     if blocks.part <= length:
         return reduce(in_parts(x), axis=-1)

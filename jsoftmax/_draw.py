@@ -47,7 +47,7 @@ def _pick_in_block(bits: Array, weight: Array) -> Array:
     if length <= _GROUP:
         return pick(bits[2:], weight, Along(-1))
     fill = [(0, 0)] * (weight.ndim - 1) + [(0, -length % _GROUP)]
-    groups = jnp.pad(weight, fill).reshape(*weight.shape[:-1], -1, _GROUP)
+    groups = jnp.pad(weight, fill).reshape(*weight.shape[:-1], -(-length // _GROUP), _GROUP)
     group = pick(bits[:2], jnp.sum(groups, axis=-1), Along(-1))
     group = jnp.clip(group, 0, groups.shape[-2] - 1)
     inside = jnp.take_along_axis(groups, group[..., None], axis=-2)[..., 0, :]

@@ -118,7 +118,7 @@ def cross_entropy(
 
 
 class Parts(NamedTuple):
-    """What a loss is made of, a number a row. Only `peak` and `count` have no derivative."""
+    """What a loss is made of, a number a row. Only `peak` has no derivative."""
 
     peak: Array
     """The largest entry, a constant of the derivative: L depends on it as on a fixed shift."""
@@ -152,7 +152,8 @@ def combine(
         infinite = (infinite & (smoothing < 1)) | (far & (smoothing > 0))
     if z_loss is not None:
         log_sum, beyond = _log_sum(parts, temperature)
-        loss = loss + jnp.where(beyond, 0, z_loss * log_sum * log_sum)
+        finite = jnp.where(beyond, 0, log_sum)
+        loss = loss + z_loss * finite * finite
         infinite = infinite | (beyond & (z_loss > 0))
     loss = jnp.where(infinite & ~jnp.isnan(loss), jnp.inf, loss)
     if parts.valid is not None:

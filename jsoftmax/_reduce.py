@@ -61,7 +61,7 @@ def row_sum(x: Array, along: Along) -> Array:
 
 
 def row_mass(x: Array, scale: Callable[[Array], Array], along: Along) -> tuple[Array, Array]:
-    """Sum of exp(z) for z = scale(x) <= 0, and the same without one entry of z = 0: see `mass`."""
+    """Sum of exp(z) for z = scale(x) <= 0, and what it is beyond the largest entry: see `mass`."""
     masses = mass(x, scale, along.axis)
     return lax.psum(masses, along.axis_name) if along.axis_name else masses
 

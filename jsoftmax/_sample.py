@@ -1,6 +1,6 @@
 """Sampling: draws from what a truncation keeps, without looking for its cut, and log-probabilities.
 
-Three wide uniforms a row do, however large the vocabulary.
+A draw takes three wide uniforms a row, however large the vocabulary; top-p makes two or more.
 """
 
 from functools import partial

@@ -1,11 +1,13 @@
 """softmax, log_softmax and logsumexp, with their JVP rules.
 
 With z = (x - max x) / T, s = sum exp(z) and L = log s: softmax = exp(z) / s, log_softmax = z - L
-and logsumexp = max x + T L. The largest entry is a constant of the derivative, since none of the
+and logsumexp = max x + T L. (At T = 1 softmax shifts x by less, or not at all, so that the shift is
+not rounded.) The largest entry is a constant of the derivative, since none of the
 three depends on the shift. Entries that are not allowed are -inf here, and -inf stays constant
 under differentiation.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -24,7 +26,7 @@ from jsoftmax._typing import Along, Axis, AxisName, Setting
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
 
-_MODERATE = (-8.0, 74.0)
+_MODERATE = (-8.0, 70.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
@@ -336,7 +338,9 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
         """Where exp(x) and its sum are floats, the pass that finds the largest entry is spared."""
         mass = jnp.exp(x)
         total = row_sum(mass, along)
-        again = ~((total > jnp.exp(_MODERATE[0])) & (total < jnp.inf)) & ~jnp.isnan(total)
+        # The reciprocal of a larger total would be a denormal, and count as zero.
+        most = float(jnp.finfo(total.dtype).max) / 16
+        again = ~((total > math.exp(_MODERATE[0])) & (total < most)) & ~jnp.isnan(total)
         p = (mass * jnp.where(again, 0, 1 / total)).astype(logits.dtype)
         return where_needed(again, shifted, x, p)
 

@@ -162,4 +162,5 @@ def _is_long(x: Array, axis: int) -> bool:
     And not split by Explicit mesh axes, which refuse to cut it up.
     """
     last = axis % x.ndim == x.ndim - 1
-    return last and x.shape[-1] >= _SHORT and jax.typeof(x).sharding.spec[-1] is None
+    long = last and x.shape[-1] >= _SHORT and x.size > 0
+    return long and jax.typeof(x).sharding.spec[-1] is None

@@ -57,4 +57,4 @@ def _blocks(x: Array) -> Array:
     if missing:
         fill = jnp.asarray(-jnp.inf, x.dtype)
         x = lax.pad(x, fill, [(0, 0, 0)] * (x.ndim - 1) + [(0, missing, 0)])
-    return x.reshape(*x.shape[:-1], -1, _BLOCK)
+    return x.reshape(*x.shape[:-1], x.shape[-1] // _BLOCK, _BLOCK)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jsoftmax
-from tests.registry import MASKS, Entry
+from tests.registry import FUNCTIONS, MASKS, Entry
 
 
 @pytest.mark.parametrize("length", [4096, 8192, 151936])
@@ -85,3 +85,36 @@ def test_logits_that_a_fusion_would_compute_twice() -> None:
     np.testing.assert_allclose(log_p, jsoftmax.log_softmax(x, temperature=3.0), atol=3e-6)
     assert (one_hot.sum(-1) == 1).all()
     assert (greedy == x.argmax(-1)).all()
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 60), ("bfloat16", 60), ("float64", 700)])
+def test_softmax_where_the_reciprocal_of_its_sum_would_be_denormal(dtype: str, least: int) -> None:
+    """exp(88) is a float, its reciprocal is not."""
+    with jax.enable_x64(dtype == "float64"):
+        peaks = np.arange(least, least + 45, 0.25)
+        x = np.stack([peaks, peaks - 1], axis=-1)
+        p = jsoftmax.softmax(jnp.asarray(x, dtype))
+        rounded = np.asarray(jnp.asarray(x, dtype), np.float64)
+        want = 1 / (1 + np.exp(-(rounded[:, 0] - rounded[:, 1])))
+        np.testing.assert_allclose(np.asarray(p[:, 0], np.float64), want, rtol=1e-2)
+        long = np.zeros((2, 300_000), np.float32) + np.array([[88.0], [75.9]], np.float32)
+        np.testing.assert_allclose(jsoftmax.softmax(long).sum(-1), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(0, 100), (0, 1000), (0, 3000), (2, 0, 2000), (0, 50257)])
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+def test_an_empty_batch_of_long_rows(entry: Entry, shape: tuple[int, ...]) -> None:
+    for leaf in jax.tree.leaves(entry(jnp.zeros(shape), **entry.setting())):
+        kept = shape if entry.kind in ("map", "mask") else shape[:-1]
+        assert leaf.shape == kept
+
+
+def test_an_infinite_z_loss_has_no_nan_in_its_gradient() -> None:
+    x = jnp.array([3e38, 0.0, -jnp.inf])
+
+    def loss(x: jax.Array, t: jax.Array) -> jax.Array:
+        return jsoftmax.cross_entropy(x, jnp.array(0), z_loss=1e-4, temperature=t)
+
+    assert loss(x, jnp.float32(0.7)) == jnp.inf
+    gradients = jax.grad(loss, (0, 1))(x, jnp.float32(0.7))
+    assert all(not jnp.isnan(g).any() for g in gradients), gradients
