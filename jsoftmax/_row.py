@@ -45,15 +45,14 @@ def check_settings(
 
 
 class Scale(NamedTuple):
-    """What takes a difference of logits to z = (x - max x) / T, in steps that lose no limit.
+    """What takes logits to z = (x - max x) / T: with a unit that keeps what 1 / T alone would lose.
 
-    As one factor 1 / T would: 0 times -inf at T = inf, and at T = 0 differences that a factor of
-    the largest float leaves moderate. A quarter, at T > 1, keeps every difference a float.
+    A quarter, at T > 1, keeps every difference a float. At T = inf the unit leaves no finite
+    difference that counts, and -inf as it is; at T = 0 it makes the least difference count.
     """
 
     unit: Array
     rate: Array
-    more: Array
     temperature: Array
 
 
@@ -158,17 +157,18 @@ def _z(x: Array, peak: Array, scale: Scale | None) -> Array:
     peak = jnp.maximum(peak, -jnp.finfo(x.dtype).max)
     if scale is None:
         return x - peak
-    return (x * scale.unit - peak * scale.unit) * scale.rate * scale.more
+    return (x * scale.unit - peak * scale.unit) * scale.rate
 
 
-def _scale(temperature: Array) -> Scale:
+def _scale(temperature: Array, peak: Array) -> Scale:
     info = jnp.finfo(temperature.dtype)
-    largest, least = float(info.max), float(info.tiny)
-    cold, hot = temperature == 0, temperature == jnp.inf
-    unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
-    rate = jnp.clip(1 / (temperature * unit), least, largest)
-    more = jnp.where(cold, largest, jnp.where(hot, least, jnp.ones_like(temperature)))
-    return Scale(unit, rate, more, temperature)
+    one = jnp.ones_like(temperature)
+    # Not two factors for a limit: a compiler may multiply them first.
+    unit = jnp.where(temperature > 1, 0.25, one)
+    unit = jnp.where(temperature == jnp.inf, 2.0**-100, unit)
+    unit = jnp.where((temperature == 0) & (jnp.abs(peak) < 1), 2.0**60, unit)
+    rate = jnp.clip(1 / (temperature * unit), float(info.tiny), float(info.max))
+    return Scale(unit, rate, temperature)
 
 
 def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settings]:
@@ -191,7 +191,7 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
             invalid |= jnp.isnan(setting)
     scale, floor = None, jnp.full_like(peak, -jnp.inf)
     if temperature is not None:
-        scale = _scale(temperature)
+        scale = _scale(temperature, peak)
         floor = jnp.where(temperature == 0, step_down(peak), floor)
         # At T = inf the entries tie: what keeps one keeps all.
         uniform = temperature == jnp.inf

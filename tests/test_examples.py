@@ -175,7 +175,7 @@ class TestBlockwiseAttention:
                 jax.value_and_grad(lambda x, layer=layer: jnp.sin(layer(x, sparse)).sum())
             )
             results.append(loss(x))
-        chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(*results, rtol=1e-3, atol=1e-3)
         weights = jsoftmax.sparsemax(x[0] @ x[0].T, where=jnp.tril(jnp.ones((37, 37), bool)))
         assert float((weights > 0).sum(-1).mean()) < 4
 

@@ -118,3 +118,19 @@ def test_an_infinite_z_loss_has_no_nan_in_its_gradient() -> None:
     assert loss(x, jnp.float32(0.7)) == jnp.inf
     gradients = jax.grad(loss, (0, 1))(x, jnp.float32(0.7))
     assert all(not jnp.isnan(g).any() for g in gradients), gradients
+
+
+def test_limits_of_temperature_that_a_compiler_sees() -> None:
+    """Constants, which it may fold: near-zero logits at T = 0, the largest floats at T = inf."""
+    tiny, largest = float(jnp.finfo(jnp.float32).tiny), float(jnp.finfo(jnp.float32).max)
+    x = np.array([[tiny, 2 * tiny, 0, 2 * tiny], [largest, -largest, 0, -np.inf]], np.float32)
+    x = np.tile(np.repeat(x, 1000, axis=0), (1, 400))
+    key = jax.random.key(0)
+    cold = jax.jit(lambda x: jsoftmax.sample_and_log_prob(key, x, temperature=0.0))(x)
+    np.testing.assert_array_equal(cold[0], np.repeat([1, 0], 1000))
+    np.testing.assert_allclose(cold[1], -np.log(np.repeat([800.0, 400.0], 1000)), rtol=1e-6)
+    hot = jax.jit(lambda x: jsoftmax.sample_and_log_prob(key, x, temperature=jnp.inf))(x)
+    np.testing.assert_allclose(hot[1], -np.log(np.repeat([1600.0, 1200.0], 1000)), rtol=1e-6)
+    drawn = np.bincount(np.asarray(hot[0][1000:]) % 4, minlength=4)
+    assert drawn[3] == 0
+    assert (drawn[:3] > 270).all()
