@@ -33,7 +33,7 @@ def draw(bits: Array, row: Row, floor: Array, blocks: Array) -> Array:
     count, size = blocks.shape[-1], row.x.shape[-1]
     local = block - shard_index(along) * count if along.axis_name else block
     entries, start = block_at(row.x, jnp.clip(local, 0, count - 1), shard_count(along))
-    weight = jnp.where(row.keeps(entries, floor), jnp.exp(row.z(entries)), 0)
+    weight = row.kept_weight(entries, floor)
     index = jnp.clip(start + _pick_in_block(bits[2:], weight), 0, max(size - 1, 0))
     if not along.axis_name:
         return index
@@ -56,7 +56,7 @@ def _pick_in_block(bits: Array, weight: Array) -> Array:
 
 def blocks_in_window(row: Row, floor: Array, window: Window) -> Array:
     """As `row.blocks_kept`, where the window holds all entries above the floor."""
-    weight = jnp.where(row.keeps(window.x, floor), jnp.exp(row.z(window.x)), 0)
+    weight = row.kept_weight(window.x, floor)
     blocks = blocks_of(row.x.shape[-1])
     shape = (*weight.shape, blocks.number)
     places = lax.broadcasted_iota(jnp.int32, shape, weight.ndim)

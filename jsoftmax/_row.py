@@ -108,6 +108,10 @@ class Row(NamedTuple):
             return x > floor
         return (x > floor) & (self.z(x) >= log_ratio(self.min_p))
 
+    def kept_weight(self, x: Array, floor: Array) -> Array:
+        """The weights of these entries, 0 where they are not kept."""
+        return jnp.where(self.keeps(x, floor), jnp.exp(self.z(x)), 0)
+
     def mask(self, floor: Array) -> Array:
         """What is kept of the row."""
         return self.unless_invalid(self.keeps(self.x, floor))

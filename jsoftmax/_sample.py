@@ -199,8 +199,7 @@ def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
 
     if kept.window is None:
         return of_row(row.x)
-    x = kept.window.x
-    weight = jnp.where(row.keeps(x, floor), jnp.exp(row.z(x)), 0)
+    weight = row.kept_weight(kept.window.x, floor)
     # The first is the largest entry, and weighs one.
     of_window = jnp.log1p(jnp.sum(weight[..., 1:], axis=-1, keepdims=True))
     return where_needed(~kept.complete & ~row.invalid, of_row, row.x, of_window)
