@@ -109,6 +109,12 @@ class _Rewriter:
         """The counts and the results of one equation."""
         name, params = equation.primitive.name, equation.params
         parts = [((*path, j), inner) for j, inner in enumerate(_subjaxprs(equation))]
+        platforms = params.get("branches_platforms")
+        if platforms is not None:
+            # Not the branch of this machine, whether or not it has a loop: it may stand in one.
+            here = [i for i, names in enumerate(platforms) if self.platform in (names or ())]
+            index = (here or [i for i, names in enumerate(platforms) if names is None])[0]
+            return self.run(parts[index][1], parts[index][0], inputs[1:], counts)
         if not any(loop[: len(path)] == path for loop in self.loops):
             results = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(params))
             return counts, results if equation.primitive.multiple_results else [results]
@@ -118,11 +124,6 @@ class _Rewriter:
             return self.run(parts[0][1], parts[0][0], inputs, counts)
         if name == "cond":
             index, *inputs = inputs
-            platforms = params.get("branches_platforms")
-            if platforms is not None:
-                here = [i for i, names in enumerate(platforms) if self.platform in (names or ())]
-                index = (here or [i for i, names in enumerate(platforms) if names is None])[0]
-                return self.run(parts[index][1], parts[index][0], inputs, counts)
             branches = [
                 lambda counts, *inputs, part=part: self.run(part[1], part[0], inputs, counts)
                 for part in parts

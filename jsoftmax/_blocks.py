@@ -49,12 +49,17 @@ def blocks_of(size: int, shards: int = 1) -> Blocks:
 
 def block_max(x: Array, length: int) -> Array:
     """Largest entry of each block of so many, -inf in an empty row; NaN may be dropped."""
-    return _reduce_blocks(x, Blocks(1, x.shape[-1], length), -jnp.inf, lax.max, jnp.max)
+    blocks = Blocks(1, x.shape[-1], length)
+    return _reduce_blocks(x, blocks, -jnp.inf, lax.max, jnp.max, lambda x: x)
 
 
-def block_sum(x: Array, shards: int = 1) -> Array:
-    """Sum of each block of the last axis, which is split over so many shards."""
-    return _reduce_blocks(x, blocks_of(x.shape[-1], shards), 0.0, lax.add, jnp.sum)
+def block_sum(x: Array, shards: int = 1, *, of: Callable[[Array], Array] | None = None) -> Array:
+    """Sum of each block of the last axis, which is split over so many shards.
+
+    Of a function of the entries, where one is given, that is taken entry by entry.
+    """
+    blocks = blocks_of(x.shape[-1], shards)
+    return _reduce_blocks(x, blocks, 0.0, lax.add, jnp.sum, of or (lambda x: x))
 
 
 def block_at(x: Array, block: Array, shards: int = 1) -> tuple[Array, Array]:
@@ -92,6 +97,7 @@ def _reduce_blocks(
     identity: float,
     combine: Callable[[Array, Array], Array],
     reduce: Callable[..., Array],
+    of: Callable[[Array], Array],
 ) -> Array:
     length, batch = blocks.length, x.shape[:-1]
     fill = -blocks.part % length
@@ -103,7 +109,7 @@ def _reduce_blocks(
         window = (1,) * (len(batch) + 1) + (length,)
         padding = ((0, 0),) * (len(batch) + 1) + ((0, fill),)
         start = jnp.asarray(identity, x.dtype)
-        found = lax.reduce_window(in_parts(x), start, combine, window, window, padding)
+        found = lax.reduce_window(in_parts(of(x)), start, combine, window, window, padding)
         return found.reshape(*batch, -1)
 
     def slices(x: Array) -> Array:
@@ -114,17 +120,18 @@ def _reduce_blocks(
             for part in range(0, blocks.parts * blocks.part, blocks.part)
             for start in range(0, blocks.part, length)
         ]
-        found = [reduce(lax.slice_in_dim(x, *span, axis=-1), axis=-1) for span in spans]
+        # The function after the slice: before it, the whole result would be stored.
+        found = [reduce(of(lax.slice_in_dim(x, *span, axis=-1)), axis=-1) for span in spans]
         return jnp.stack(found, axis=-1)
 
     def reshaped(x: Array) -> Array:
         padding = ((0, 0),) * (len(batch) + 1) + ((0, fill),)
-        padded = jnp.pad(in_parts(x), padding, constant_values=identity)
+        padded = jnp.pad(in_parts(of(x)), padding, constant_values=identity)
         found = reduce(padded.reshape(*batch, blocks.parts, -1, length), axis=-1)
         return found.reshape(*batch, -1)
 
     if x.size == 0:
         return jnp.full((*batch, blocks.number), identity, x.dtype)
     if blocks.part <= length:
-        return reduce(in_parts(x), axis=-1)
+        return reduce(in_parts(of(x)), axis=-1)
     return lax.platform_dependent(x, cpu=windows, tpu=slices, default=reshaped)

@@ -8,8 +8,8 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_rows, check_temperature, common_dtype
-from jsoftmax._reduce import row_sum
+from jsoftmax._checks import check_rows, check_temperature, common_dtype, compute_dtype
+from jsoftmax._reduce import row_peak, row_sum
 from jsoftmax._softmax import (
     Primals,
     Tangents,
@@ -73,9 +73,12 @@ def entropy(
 @partial(jax.jit, static_argnums=2)
 def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
     """Entropy in the compute dtype, with the axis kept."""
-    peak, log_total = normalizer(logits, temperature, along)
+    # H = log s - sum exp(z) z / s: one pass over the logits sums both.
+    _, log_total = normalizer(logits, temperature, along)
+    peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
-    return row_sum(jnp.exp(z - log_total) * _if_present(z, log_total - z), along)
+    below = row_sum(jnp.exp(z) * _if_present(z, -z), along)
+    return log_total + below * jnp.exp(-log_total)
 
 
 @partial(_entropy.defjvp, symbolic_zeros=True)

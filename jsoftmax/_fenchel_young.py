@@ -20,7 +20,7 @@ from jsoftmax._checks import (
     check_rows,
     check_temperature,
 )
-from jsoftmax._reduce import row_size, row_sum, row_sweep, shard_index, sound_max
+from jsoftmax._reduce import row_max, row_size, row_sum, row_sweep, shard_index
 from jsoftmax._softmax import inverse, scaled_tangent, shift
 from jsoftmax._sparse import bend, deformed_log, log_positive, sparse_map
 from jsoftmax._typing import Along, Axis, AxisName, Setting
@@ -124,10 +124,10 @@ def _loss(
     static_alpha: float | None,
     along: Along,
 ) -> Array:
-    peak = sound_max(logits, along)
+    peak = row_max(logits, along)
     z = shift(logits, temperature, peak)
     order = static_alpha or 1.0 if alpha is None else alpha
-    normalizer = -deformed_log(log_positive(sound_max(p, along)), order - 1)
+    normalizer = -deformed_log(log_positive(row_max(p, along)), order - 1)
     if jnp.issubdtype(target.dtype, jnp.floating):
         y, power = target, p * jnp.exp((order - 1) * log_positive(p))
         own = y * (deformed_log(log_positive(y), order - 1) - 1)
@@ -209,7 +209,7 @@ def _loss_jvp(
         y = target if floating else _hits(p, target, along).astype(p.dtype)
         z = p
         if of_temperature is not None or of_target is not None:
-            z = shift(logits, temperature, sound_max(logits, along))
+            z = shift(logits, temperature, row_max(logits, along))
         step = scaled_tangent(z, of_logits, of_temperature)
         tangent = row_sum((p - y) * step, along) * inverse(temperature)
         if of_alpha is not None:
@@ -217,7 +217,7 @@ def _loss_jvp(
             by_alpha = row_sum(_omega_by_alpha(p, order) - _omega_by_alpha(y, order), along)
             tangent = tangent - by_alpha * of_alpha
         if of_target is not None:
-            top = p == sound_max(p, along)
+            top = p == row_max(p, along)
             largest, count = row_sum(jnp.where(top, p, 0), along), row_sum(top, along)
             mean = largest / jnp.maximum(count, 1).astype(p.dtype)
             a = z + deformed_log(log_positive(mean), kappa)
@@ -232,7 +232,7 @@ def _loss_jvp(
     constant = result == jnp.inf
     if not jnp.issubdtype(target.dtype, jnp.floating):
         constant |= target < 0
-    constant |= sound_max(logits, along) == -jnp.inf
+    constant |= row_max(logits, along) == -jnp.inf
     return result, jnp.where(constant, 0, tangent)
 
 

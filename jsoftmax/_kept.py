@@ -8,6 +8,7 @@ with a larger k, are searched; where there is none the search makes no sweep.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jsoftmax._reduce import row_size, where_needed
@@ -78,26 +79,35 @@ def select_top_k(row: Row, k: Array) -> tuple[Selection, Window | None, Array]:
     """The k largest entries and those that equal the least of them; the window, and if complete."""
     size = row_size(row.x, row.along)
     on = (k > 0) & (k < size)
-    count = jnp.where(on, jnp.ceil(k), 1).astype(jnp.int32)
+    count = jnp.where(on, jnp.ceil(k), 1)
     window, complete, least = None, jnp.zeros_like(on), jnp.full_like(row.peak, -jnp.inf)
     # Across shards the windows would have to be gathered.
     if not row.along.axis_name and row.x.shape[-1] > 0:
         window = largest(row.x)
         held = window.x.shape[-1]
-        least = jnp.take_along_axis(window.x, jnp.clip(count - 1, 0, held - 1), axis=-1)
+        least = jnp.take_along_axis(
+            window.x, jnp.clip(count.astype(jnp.int32) - 1, 0, held - 1), axis=-1
+        )
         least = jnp.where(on, least, -jnp.inf)
         complete = (window.rest == -jnp.inf) | (on & (count <= held) & (least > window.rest))
-    ones = Weights(
-        entries=lambda _: jnp.ones((), jnp.int32), at=lambda x: jnp.ones_like(x, jnp.int32)
-    )
-    everything = jnp.full_like(count, size)
-    searched = row.select(ones, count, everything, row.floor, on & ~complete)
+    ones = counting(row)
+    target = count.astype(ones.at(row.peak).dtype)
+    everything = jnp.full_like(target, size)
+    searched = row.select(ones, target, everything, row.floor, on & ~complete)
     if window is None:
         return searched, window, complete
-    above = jnp.sum(window.x > least, axis=-1, keepdims=True, dtype=jnp.int32)
-    known = Selection(jnp.maximum(row.floor, step_down(least)), least, count - above)
+    above = jnp.sum(window.x > least, axis=-1, keepdims=True, dtype=target.dtype)
+    known = Selection(jnp.maximum(row.floor, step_down(least)), least, target - above)
     selected = [jnp.where(complete, a, b) for a, b in zip(known, searched, strict=True)]
     return Selection(*selected), window, complete
+
+
+def counting(row: Row) -> Weights:
+    """Every entry counts as one: a float where that counts exactly, like all else of a sweep."""
+    dtype = row.x.dtype if row_size(row.x, row.along) < 2**24 else np.dtype(np.int32)
+    return Weights(
+        entries=lambda _: jnp.ones((), dtype), at=lambda x: jnp.ones_like(x, dtype), exact=True
+    )
 
 
 def select_top_p(row: Row, floor: Array, total: Array, limit: Array) -> Selection:

@@ -28,7 +28,7 @@ from jsoftmax._checks import (
     compute_dtype,
 )
 from jsoftmax._losses import Parts, combine
-from jsoftmax._reduce import row_sum, shard_count, shard_index, sound_max, vary_alike
+from jsoftmax._reduce import row_max, row_sum, shard_count, shard_index, vary_alike
 from jsoftmax._softmax import inverse, normalizer, shift
 from jsoftmax._typing import Along, AxisName, Setting
 
@@ -288,7 +288,7 @@ def _parts(
     operands = vary_alike((hidden, weight, bias, softcap, temperature))
     sums = cast("Sums", _sums(*operands, local, plan))
     local_peak, log_total, at_label, total, count = sums
-    peak = sound_max(local_peak, along)
+    peak = row_max(local_peak, along)
     if along.axis_name:
         merged = _others(local_peak, jnp.expm1(log_total), temperature, peak)
         log_total = jnp.log1p(_all_but_one(*(row_sum(x, along) for x in merged)))

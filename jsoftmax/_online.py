@@ -11,7 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jsoftmax._checks import check_axis_name, check_logits, check_rows, common_dtype, compute_dtype
-from jsoftmax._reduce import row_sum, shard_sum, sound_max
+from jsoftmax._reduce import row_max, row_sum, shard_sum
 from jsoftmax._softmax import shift
 from jsoftmax._typing import Along, AxisName
 
@@ -94,7 +94,7 @@ class OnlineSoftmax(NamedTuple):
             )
         dtype = common_dtype(x, v)
         wide = compute_dtype(dtype)
-        peak = sound_max(x.astype(wide), rows.along)
+        peak = row_max(x.astype(wide), rows.along)
         mass = jnp.exp(shift(x, None, peak))
         total = row_sum(mass, rows.along)
         weighted = jnp.matmul(mass.astype(dtype), v.astype(dtype), preferred_element_type=wide)
@@ -116,7 +116,7 @@ class OnlineSoftmax(NamedTuple):
         """The state of the entries of all shards, inside ``jax.shard_map``: an all-reduce of it."""
         names = check_axis_name("OnlineSoftmax.across", axis_name)
         along = Along(self.peak.ndim - 1, names)
-        peak = sound_max(self.peak, along)
+        peak = row_max(self.peak, along)
         scaled = self._at(peak)
         return OnlineSoftmax(peak, shard_sum(scaled.total, along), shard_sum(scaled.values, along))
 

@@ -12,38 +12,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._sweep import SLABS, is_broken, largest, mass, sweep
+from jsoftmax._sweep import SLABS, largest, mass, sweep
 from jsoftmax._typing import Along
 
 Tree = TypeVar("Tree")
 
 
 def row_max(x: Array, along: Along) -> Array:
-    """Largest entry, -inf for an empty row; a NaN may be overlooked (`row_broken`). No gradient."""
-    return _most_of_shards(largest(lax.stop_gradient(x), along.axis), along)
+    """Largest entry: -inf for an empty row, NaN for one that holds NaN or +inf. No gradient."""
+    peak = _most_of_shards(largest(lax.stop_gradient(x), along.axis), along)
+    return jnp.where(peak == jnp.inf, jnp.nan, peak)
 
 
 def row_peak(x: Array, along: Along) -> Array:
-    """As `row_max`, but the least float for an empty row: it can be subtracted from -inf."""
+    """Largest entry, or the least float: it can be subtracted from -inf. May overlook NaN."""
     lowest = float(jnp.finfo(x.dtype).min)
     peak = jnp.max(lax.stop_gradient(x), axis=along.axis, keepdims=True, initial=lowest)
     return _most_of_shards(peak, along)
-
-
-def row_broken(x: Array, along: Along) -> Array:
-    """Whether the row holds NaN or +inf."""
-    broken = is_broken(lax.stop_gradient(x), along.axis)
-    if not along.axis_name:
-        return broken
-    return lax.pmax(broken.astype(jnp.int32), along.axis_name) > 0
-
-
-def sound_max(x: Array, along: Along) -> Array:
-    """As `row_max`, but NaN for a row that holds NaN or +inf."""
-    x = lax.stop_gradient(x)
-    local = jnp.where(is_broken(x, along.axis), jnp.inf, largest(x, along.axis))
-    peak = _most_of_shards(local, along)
-    return jnp.where(peak == jnp.inf, jnp.nan, peak)
 
 
 def _most_of_shards(peak: Array, along: Along) -> Array:

@@ -1,6 +1,6 @@
 """A row at its temperature, and what its truncation keeps: shared by the masks and the samplers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
-from jsoftmax._reduce import row_broken, row_max, row_sum, row_sweep, shard_count
+from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._typing import Along, Setting
 
@@ -122,12 +122,30 @@ class Row(NamedTuple):
 
     def blocks(self) -> Array:
         """Weight of every block."""
-        return block_sum(self.weights(self.x), shard_count(self.along))
+        return self._block_sum(lambda _, weights: weights)
 
     def blocks_kept(self, floor: Array) -> Array:
         """Weight of every block, of its entries that are kept."""
-        kept = jnp.where(self.keeps(self.x, floor), self.weights(self.x), 0)
-        return block_sum(kept, shard_count(self.along))
+        return self._block_sum(lambda x, weights: jnp.where(self.keeps(x, floor), weights, 0))
+
+    def _block_sum(self, of: Callable[[Array, Array], Array]) -> Array:
+        """Sum over every block of a function of the logits and their weights."""
+        shards = shard_count(self.along)
+
+        def computed(x: Array) -> Array:
+            return block_sum(x, shards, of=lambda x: of(x, jnp.exp(self.z(x))))
+
+        if self.mass is None:
+            sums = computed(self.x)
+        else:
+            sums = lax.platform_dependent(
+                self.x,
+                self.mass,
+                cpu=lambda x, mass: block_sum(of(x, mass), shards),
+                default=lambda x, _: computed(x),
+            )
+        # A sum of these is then no other sum over the row, whatever else is computed of them.
+        return lax.optimization_barrier(sums)
 
     def total(self) -> Array:
         """Weight of the row."""
@@ -146,6 +164,7 @@ class Row(NamedTuple):
         """The largest entries above the floor whose weight, of this total, reaches the target."""
         return select(
             self.x,
+            lambda x: x,
             weights,
             target,
             total=total,
@@ -189,7 +208,7 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
     x = logits.astype(compute_dtype(logits.dtype))
     peak = row_max(x, along)
     temperature, top_k, top_p, min_p = settings
-    invalid = row_broken(x, along)
+    invalid = jnp.isnan(peak)
     for setting in settings:
         if setting is not None:
             invalid |= jnp.isnan(setting)

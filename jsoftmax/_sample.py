@@ -265,7 +265,13 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
 
     blocks = _blocks_kept(row, settings, kept)
     if limit is None:
-        return draw(uniform_bits(0)[0], row, kept.floor, blocks)
+
+        def once(x: Array) -> Array:
+            return draw(uniform_bits(0)[0], row.at(x), kept.floor, blocks)
+
+        # A loop of one round: a TPU's compiler lays the logits out anew for a draw outside of one.
+        drawable = ~row.invalid & (row.peak > -jnp.inf)
+        return where_needed(drawable, once, row.x, jnp.zeros_like(row.peak, jnp.int32))
 
     def again(state: Draw) -> Draw:
         # Tied to the round: no compiler takes the weights out of the loop, to be stored.
@@ -273,6 +279,8 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
         bits = uniform_bits(state.rounds)
         tokens = [draw(bits[i], tied, state.pivot, state.blocks) for i in range(candidates)]
         entries = [entry_at(tied.x, token, row.along) for token in tokens]
+        # Tied to each other: a GPU's compiler then weighs both in one pass.
+        entries = lax.optimization_barrier(entries)
         refused = [mass >= limit for mass in tied.masses_above(entries)]
         token = jnp.where(refused[0], tokens[1], tokens[0])
         pivot = jnp.maximum(*entries)

@@ -5,30 +5,48 @@ this one question. With A(t) the weight of the entries with score > t, the set i
 target}, and so {i : score_i >= cut} for the smallest float with A(cut) < target.
 
 The cut is found without a sort, between two scores: `under` weighs less than the target, `over`
-does not. A sweep over the row weighs three pivots between them, placed by interpolation, and finds
-the entries next to the two; it ends when no float is left between them. On a language model's
-logits that takes three or four sweeps, and a batch as many as its slowest row: six or seven.
+does not. A sweep over the row weighs a few pivots between them, placed by interpolation, and finds
+the entries next to the two; it ends when no float is left between them. A batch takes as many
+sweeps as its slowest row: on a language model's logits seven or eight with the three pivots of a
+CPU, six with the six of other targets, where what counts is how often memory is read. (With the
+two entries, eight results: the most that XLA computes in one pass on a GPU.)
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._reduce import row_cumsum, row_sweep
+from jsoftmax._reduce import row_cumsum, row_sum, row_sweep, where_needed
 from jsoftmax._typing import Along
 
-# Where the pivots go, found by a search over logits of SmolLM2 and normal ones. In the first sweep:
-# this far below the peak, in units of the spread. Then: from the estimate, this part
-# of the way to `under` (negative) or to `over`.
-_BELOW_PEAK = (3.0, 4.4, 9.0)
-_AROUND = (-0.15, 0.018, 0.15)
-_PIVOTS = len(_AROUND)
-# From then on every other sweep divides the floats between the bounds evenly: where interpolation
-# fails, that takes at most twelve more.
-_INTERPOLATED = 5
+
+class _Pivots(NamedTuple):
+    """Where the pivots of a sweep go."""
+
+    below_peak: tuple[float, ...]
+    """In the first sweep: so far below the peak, in units of the spread."""
+    around: tuple[float, ...]
+    """Later: so far from the estimate, of the way to `under` (negative) or to `over`, if many
+    entries lie between these, as a multiple of what is expected to be the estimate's error."""
+    error: float
+    """That error, times the root of the number of entries that lie between the two;"""
+    least_error: float
+    most_error: float
+    """within these bounds."""
+    interpolated: int
+    """From this sweep on every other one divides the floats between the two evenly: where
+    interpolation fails, the search then ends in a dozen sweeps."""
+
+
+# Found by a search over logits of SmolLM2 and normal ones.
+_ON_CPU = _Pivots((3.0, 4.4, 9.0), (-0.15, 0.018, 0.15), 1.0, 1.0, 1.0, 5)
+_ELSEWHERE = _Pivots(
+    (0.7, 2.4, 2.9, 5.1, 8.6, 11.0), (-0.88, -0.26, -0.13, 0.026, 0.35, 2.4), 2.3, 0.0025, 0.95, 4
+)
 
 
 class Selection(NamedTuple):
@@ -49,6 +67,8 @@ class Weights(NamedTuple):
     """All of them, [..., V], or a number: a function, so that none need be stored."""
     at: Callable[[Array], Array]
     """At least this much weighs an entry with this score."""
+    exact: bool = False
+    """Whether their sums are, in any order."""
 
 
 class _Search(NamedTuple):
@@ -61,7 +81,8 @@ class _Search(NamedTuple):
 
 
 def select(
-    score: Array,
+    x: Array,
+    score: Callable[[Array], Array],
     weights: Weights,
     target: Array,
     *,
@@ -75,12 +96,13 @@ def select(
     """Find the smallest set of highest scores whose weight reaches the target.
 
     Args:
-      score: floats [..., V].
-      weights: at least 0: floats, or integers.
+      x: the logits, [..., V].
+      score: the score of every entry, given the logits.
+      weights: at least 0, given the logits: floats, or integers.
       target: above 0, per row.
       total: the weight of all entries above the floor, or more, per row.
       floor: per row; only entries with scores above it can be selected.
-      peak: largest score, per row.
+      peak: no score is larger; per row.
       spread: a guess at how far below the peak the target is reached, per row.
       wanted: per row; where it is False, the floor stays.
       along: where the row lies.
@@ -88,21 +110,25 @@ def select(
     # One for each row, and varying over the mesh axes that the rows vary over.
     target, total = [jnp.where(wanted, number, number) for number in (target, total)]
     # Sums of floats differ by this when they are taken in another order.
-    exact = jnp.issubdtype(weights.at(peak).dtype, jnp.integer)
-    slack = 0 if exact else 64 * float(jnp.finfo(peak.dtype).eps)
-    start = _concatenate([jnp.maximum(peak - spread * below, floor) for below in _BELOW_PEAK])
+    slack = 0 if weights.exact else 64 * float(jnp.finfo(peak.dtype).eps)
 
-    def narrow(search: _Search) -> _Search:
+    def narrow(search: _Search, pivoting: _Pivots) -> _Search:
+        start = [jnp.maximum(peak - spread * below, floor) for below in pivoting.below_peak]
+        proposed = _propose(search, pivoting, target, total, weights)
+        pivots = jnp.where(search.sweeps == 0, _concatenate(start), proposed)
         # Tied to the sweep: no compiler takes what it computes out of the loop, to be stored.
-        tied, _ = lax.optimization_barrier((score, search.sweeps))
-        pivots = jnp.where(search.sweeps == 0, start, _propose(search, target, total, weights))
+        tied, _ = lax.optimization_barrier((x, search.sweeps))
+        scores = score(tied)
         entries = weights.entries(tied)
         nothing = jnp.zeros((), entries.dtype)
         *sums, highest, lowest = row_sweep(
             along,
-            sums=[jnp.where(tied > pivots[..., i, None], entries, nothing) for i in range(_PIVOTS)],
-            maxima=[jnp.where(tied <= search.under, tied, -jnp.inf)],
-            minima=[jnp.where(tied > search.over, tied, jnp.inf)],
+            sums=[
+                jnp.where(scores > pivots[..., i, None], entries, nothing)
+                for i in range(pivots.shape[-1])
+            ],
+            maxima=[jnp.where(scores <= search.under, scores, -jnp.inf)],
+            minima=[jnp.where(scores > search.over, scores, jnp.inf)],
         )
         mass = _concatenate(sums)
         # A falls as the pivot rises.
@@ -124,10 +150,17 @@ def select(
         ]
         return _Search(search.sweeps + 1, *kept)
 
+    def once(search: _Search) -> _Search:
+        return lax.platform_dependent(
+            search,
+            cpu=partial(narrow, pivoting=_ON_CPU),
+            default=partial(narrow, pivoting=_ELSEWHERE),
+        )
+
     reachable = wanted & (total >= target)
     search = lax.while_loop(
         lambda search: jnp.any(search.unfinished),
-        narrow,
+        once,
         _Search(jnp.zeros((), jnp.int32), reachable, floor, peak, total, jnp.zeros_like(total)),
     )
     return Selection(
@@ -137,26 +170,31 @@ def select(
     )
 
 
-def _propose(search: _Search, target: Array, total: Array, weights: Weights) -> Array:
-    """Pivots between `over` and `under`, [..., 3]."""
+def _propose(
+    search: _Search, pivoting: _Pivots, target: Array, total: Array, weights: Weights
+) -> Array:
+    """Pivots between `over` and `under`, [..., number of pivots]."""
     dtype = search.under.dtype
     over, under = ordered_key(search.over), ordered_key(search.under)
     total = total.astype(dtype)
-    least = jnp.maximum(weights.at(search.under).astype(dtype) / 2, total * 2.0**-24)
+    entry = jnp.maximum(weights.at(search.under).astype(dtype), total * 2.0**-23)
 
     def log_odds(mass: Array) -> Array:
-        mass = jnp.maximum(mass.astype(dtype), least)
+        mass = jnp.maximum(mass.astype(dtype), entry / 2)
         return jnp.log(mass / jnp.maximum(total - mass, total * 2.0**-20))
 
     near, far = log_odds(search.mass_under), log_odds(search.mass_over)
     part = jnp.clip((log_odds(target) - near) / (far - near), 0.02, 0.98)
-    parts = [part + part * a if a < 0 else part + (1 - part) * a for a in _AROUND]
+    number = (search.mass_over - search.mass_under).astype(dtype) / entry
+    error = pivoting.error * lax.rsqrt(jnp.maximum(number, 1))
+    error = jnp.clip(error, pivoting.least_error, pivoting.most_error)
+    parts = [part + (part if a < 0 else 1 - part) * a * error for a in pivoting.around]
     guess = [ordered_key((1 - part) * search.under + part * search.over) for part in parts]
     # The difference of two keys may take all bits.
     unsigned = np.dtype(f"uint{8 * np.dtype(dtype).itemsize}")
-    step = (under.astype(unsigned) - over.astype(unsigned)) // (_PIVOTS + 1)
-    evenly = [over + (step * (i + 1)).astype(over.dtype) for i in range(_PIVOTS)]
-    failing = (search.sweeps > _INTERPOLATED) & (search.sweeps % 2 == 0)
+    step = (under.astype(unsigned) - over.astype(unsigned)) // (len(parts) + 1)
+    evenly = [over + (step * (i + 1)).astype(over.dtype) for i in range(len(parts))]
+    failing = (search.sweeps > pivoting.interpolated) & (search.sweeps % 2 == 0)
     pivots = jnp.where(failing | jnp.isnan(part), _concatenate(evenly), _concatenate(guess))
     return from_ordered_key(jnp.clip(pivots, over + 1, under - 1), dtype)
 
@@ -173,14 +211,36 @@ def _most(x: Array) -> Array:
     return jnp.max(x, axis=-1, keepdims=True)
 
 
-def keep_first(mask: Array, tied: Array, weight: Array, missing: Array, along: Along) -> Array:
+def keep_first(
+    mask: Array,
+    selection: Selection,
+    x: Array,
+    score: Callable[[Array], Array],
+    weights: Callable[[Array], Array],
+    along: Along,
+) -> Array:
     """Of the entries that tie at the cut, keep the fewest whose weight reaches what is missing.
 
-    Those of lowest index; the mask holds them all.
+    Those of lowest index. Where no row has a tie there, nothing is done.
+
+    Args:
+      mask: holds them all.
+      selection: what `select` found.
+      x: the logits, [..., V].
+      score: the score of every entry, given the logits.
+      weights: the weight of every entry, or a number, given the logits.
+      along: where the row lies.
     """
-    weight = jnp.where(tied, weight, jnp.zeros((), weight.dtype))
-    before = row_cumsum(weight, along) - weight
-    return mask & (~tied | (before < missing) | (before == 0))
+
+    def first(x: Array) -> Array:
+        tied = score(x) == selection.cut
+        entries = weights(x)
+        weight = jnp.where(tied, entries, jnp.zeros((), entries.dtype))
+        before = row_cumsum(weight, along) - weight
+        return mask & (~tied | (before < selection.missing) | (before == 0))
+
+    ties = row_sum(score(x) == selection.cut, along)
+    return where_needed((ties > 1) & (selection.cut > -jnp.inf), first, x, mask)
 
 
 def step_down(x: Array) -> Array:

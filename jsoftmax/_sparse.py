@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import Rows, check_alpha, check_rows, check_temperature, compute_dtype
-from jsoftmax._reduce import row_sum, sound_max
+from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._softmax import inverse, shift, softmax
 from jsoftmax._sparse_root import solve
 from jsoftmax._typing import Along, Axis, AxisName, Setting
@@ -166,7 +166,7 @@ def _sparse_map(
     static_alpha: float | None,
     along: Along,
 ) -> Array:
-    peak = sound_max(logits.astype(compute_dtype(logits.dtype)), along)
+    peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
     if temperature is not None:
         peak = jnp.where(jnp.isnan(temperature), jnp.nan, peak)

@@ -25,32 +25,22 @@ _SHORT = 1024
 
 
 def largest(x: Array, axis: int) -> Array:
-    """Largest entry, the axis kept with size one: -inf if empty. XLA:CPU overlooks NaN."""
+    """Largest entry, the axis kept with size one: -inf if empty, +inf if there is a NaN."""
 
     def plain(x: Array) -> Array:
-        return jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf)
+        # Not by a second reduction for NaN: a TPU would copy the row for the two.
+        bounded = jnp.where(jnp.isnan(x), jnp.inf, x)
+        return jnp.max(bounded, axis=axis, keepdims=True, initial=-jnp.inf)
 
     def by_blocks(x: Array) -> Array:
-        return jnp.max(block_max(x, blocks_of(x.shape[-1]).length), axis=-1, keepdims=True)
+        most = jnp.max(block_max(x, blocks_of(x.shape[-1]).length), axis=-1, keepdims=True)
+        # That maximum overlooks NaN, which no sum does. The factor keeps it from overflowing.
+        sound = jnp.sum(x * 2.0**-60, axis=axis, keepdims=True) < jnp.inf
+        return jnp.where(sound, most, jnp.inf)
 
     if not _is_long(x, axis):
         return plain(x)
     return lax.platform_dependent(x, cpu=by_blocks, default=plain)
-
-
-def is_broken(x: Array, axis: int) -> Array:
-    """Whether a NaN or +inf is among the entries, the axis kept with size one."""
-
-    def bounded(x: Array) -> Array:
-        return largest(jnp.where(jnp.isnan(x), jnp.inf, x), axis) == jnp.inf
-
-    def added(x: Array) -> Array:
-        # No sum overlooks a NaN. A factor this small keeps it from overflowing.
-        return ~(jnp.sum(x * 2.0**-60, axis=axis, keepdims=True) < jnp.inf)
-
-    if not _is_long(x, axis):
-        return bounded(x)
-    return lax.platform_dependent(x, cpu=added, default=bounded)
 
 
 def mass(x: Array, scale: Callable[[Array], Array], axis: int) -> tuple[Array, Array]:
@@ -72,7 +62,7 @@ def mass(x: Array, scale: Callable[[Array], Array], axis: int) -> tuple[Array, A
         return others + jnp.sum(_near_zero(z), axis=axis, keepdims=True, dtype=z.dtype), others
 
     def by_blocks(x: Array) -> tuple[Array, Array]:
-        blocks = block_sum(jnp.exp(scale(x)))
+        blocks = block_sum(x, of=lambda x: jnp.exp(scale(x)))
         # Not by argmax, which XLA:CPU does not vectorise.
         places = lax.broadcasted_iota(jnp.int32, blocks.shape, blocks.ndim - 1)
         is_most = blocks == jnp.max(blocks, axis=-1, keepdims=True)

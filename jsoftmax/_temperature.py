@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
-from jsoftmax._reduce import row_broken, row_max
+from jsoftmax._reduce import row_max
 from jsoftmax._softmax import divide, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -66,7 +66,7 @@ def _temperature_scale(logits: Array, temperature: Array | None, along: Along) -
     x = logits.astype(compute_dtype(logits.dtype))
     peak = row_max(x, along)
     absent = x == -jnp.inf
-    scaled, invalid = x, row_broken(x, along)
+    scaled, invalid = x, jnp.isnan(peak)
     if temperature is not None:
         nonzero = jnp.where(temperature == 0, 1, temperature)
         largest = jnp.where(peak == -jnp.inf, 0, peak) / nonzero

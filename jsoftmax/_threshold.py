@@ -1,5 +1,6 @@
 """Truncations that are a threshold from a reduction: min-p, epsilon, eta and top-n-sigma."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -9,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_setting
 from jsoftmax._kept import floor_of
-from jsoftmax._reduce import row_max, row_sum
+from jsoftmax._reduce import row_peak, row_sum
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
 from jsoftmax._softmax import log_sum_exp
 from jsoftmax._typing import Along, Axis, AxisName, Setting
@@ -198,7 +199,7 @@ def _min_p_mask(logits: Array, min_p: Array, along: Along) -> Array:
 def _epsilon_mask(logits: Array, epsilon: Array, along: Along) -> Array:
     row, epsilon = row_and_number(logits, epsilon, along)
     minus_log_p, _ = surprise(row)
-    return _at_least(row, -minus_log_p, log_ratio(epsilon), along)
+    return _at_least(row, -minus_log_p(row.x), log_ratio(epsilon), along)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -207,7 +208,7 @@ def _eta_mask(logits: Array, epsilon: Array, along: Along) -> Array:
     minus_log_p, entropy = surprise(row)
     log_epsilon = jnp.log(jnp.maximum(epsilon, 0))
     log_eta = jnp.minimum(log_epsilon, log_epsilon / 2 - entropy)
-    return _at_least(row, -minus_log_p, log_eta, along)
+    return _at_least(row, -minus_log_p(row.x), log_eta, along)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -216,10 +217,10 @@ def _top_n_sigma_mask(logits: Array, n: Array, along: Along) -> Array:
     allowed = row.x > -jnp.inf
     # In units of the row's range, and far from both ends of the floats: neither the differences nor
     # their squares overflow, and the unit's reciprocal does not underflow.
-    magnitude = row_max(jnp.where(allowed, jnp.abs(row.x), 0), row.along)
+    magnitude = row_peak(jnp.where(allowed, jnp.abs(row.x), 0), row.along)
     unit = jnp.where(magnitude > 1, 2.0**-4, 2.0**60).astype(row.x.dtype)
     below = jnp.where(allowed, row.x * unit - row.peak * unit, 0)
-    spread = row_max(-below, row.along)
+    spread = row_peak(-below, row.along)
     below = below / jnp.where(spread == 0, 1, spread)
     count = jnp.maximum(row_sum(allowed, row.along), 1).astype(below.dtype)
     mean = row_sum(below, row.along) / count
@@ -234,10 +235,11 @@ def _at_least(row: Row, value: Array, threshold: Array, along: Along) -> Array:
     return jnp.moveaxis(row.unless_invalid(mask), -1, along.axis)
 
 
-def surprise(row: Row) -> tuple[Array, Array]:
-    """-log p of every entry (inf where p is 0), and the entropy of the row."""
+def surprise(row: Row) -> tuple[Callable[[Array], Array], Array]:
+    """-log p of entries with these logits (inf where p is 0), and the entropy of the row."""
     z = row.z(row.x)
-    _, log_total = log_sum_exp(row.x, row.z, row.along)
-    minus_log_p = log_total - z
-    terms = jnp.exp(-minus_log_p) * jnp.where(z == -jnp.inf, 0, minus_log_p)
-    return minus_log_p, row_sum(terms, row.along)
+    total, log_total = log_sum_exp(row.x, row.z, row.along)
+    # H = sum p (log s - z) = log s - sum exp(z) z / s: both sums in one pass over the logits.
+    below = row_sum(jnp.exp(z) * jnp.where(z == -jnp.inf, 0, -z), row.along)
+    entropy = log_total + below / jnp.where(total == 0, 1, total)
+    return lambda x: log_total - row.z(x), entropy

@@ -8,13 +8,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_choice, check_logits, check_mask, check_rows, check_setting
 from jsoftmax._explicit import by_shards
-from jsoftmax._kept import floor_of, select_top_k, select_top_p, top_p_limit
-from jsoftmax._reduce import row_max, row_sum
+from jsoftmax._kept import counting, floor_of, select_top_k, select_top_p, top_p_limit
 from jsoftmax._row import Settings, check_settings, row_and_number, row_of
 from jsoftmax._select import Weights, keep_first, select
 from jsoftmax._threshold import surprise
@@ -279,8 +278,7 @@ def _top_k_mask(logits: Array, k: Array, along: Along, ties: Ties) -> Array:
     selected, *_ = select_top_k(row, k)
     mask = row.mask(selected.floor)
     if ties == "first":
-        ones = jnp.ones_like(mask, jnp.int32)
-        mask = keep_first(mask, row.x == selected.cut, ones, selected.missing, row.along)
+        mask = keep_first(mask, selected, row.x, lambda x: x, counting(row).entries, row.along)
     return jnp.moveaxis(mask, -1, along.axis)
 
 
@@ -292,8 +290,7 @@ def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
     selected = select_top_p(row, row.floor, total, top_p_limit(total, p))
     mask = row.mask(selected.floor)
     if ties == "first":
-        weight = row.weights(row.x)
-        mask = keep_first(mask, row.x == selected.cut, weight, selected.missing, row.along)
+        mask = keep_first(mask, selected, row.x, lambda x: x, row.weights, row.along)
     return jnp.moveaxis(mask, -1, along.axis)
 
 
@@ -302,21 +299,40 @@ def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
 def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array:
     row, mass = row_and_number(logits, mass, along)
     minus_log_p, entropy = surprise(row)
-    present = row.x > -jnp.inf
-    score = jnp.where(present, -jnp.abs(minus_log_p - entropy), -jnp.inf)
-    p = jnp.where(present, jnp.exp(-minus_log_p), 0)
+
+    def score_of(x: Array) -> Array:
+        return jnp.where(x > -jnp.inf, -jnp.abs(minus_log_p(x) - entropy), -jnp.inf)
+
+    def p_of(x: Array) -> Array:
+        return jnp.where(x > -jnp.inf, jnp.exp(-minus_log_p(x)), 0)
+
+    # Stored for CPUs; other targets compute them in each pass over the logits.
+    stored_score, stored_p = lax.optimization_barrier((score_of(row.x), p_of(row.x)))
+
+    def score(x: Array) -> Array:
+        return lax.platform_dependent(
+            x, stored_score, cpu=lambda _, stored: stored, default=lambda x, _: score_of(x)
+        )
+
+    def weights(x: Array) -> Array:
+        return lax.platform_dependent(
+            x, stored_p, cpu=lambda _, stored: stored, default=lambda x, _: p_of(x)
+        )
+
     selected = select(
+        row.x,
         score,
-        Weights(entries=lambda _: p, at=jnp.zeros_like),
+        # Of the two entries that may have a score the less probable, and a rounding error less.
+        Weights(entries=weights, at=lambda score: 0.99 * jnp.exp(score - entropy)),
         jnp.maximum(mass, jnp.finfo(mass.dtype).tiny),
-        total=row_sum(p, row.along),
+        total=jnp.ones_like(mass),
         floor=row.floor,
-        peak=row_max(score, row.along),
+        peak=jnp.zeros_like(row.peak),
         spread=1.0,
-        wanted=(mass < 1) & ~row.invalid,
+        wanted=(mass < 1) & ~row.invalid & (row.peak > -jnp.inf),
         along=row.along,
     )
-    mask = present & (score >= selected.cut)
+    mask = (row.x > -jnp.inf) & (score(row.x) >= selected.cut)
     if ties == "first":
-        mask = keep_first(mask, score == selected.cut, p, selected.missing, row.along)
+        mask = keep_first(mask, selected, row.x, score, weights, row.along)
     return jnp.moveaxis(row.unless_invalid(mask), -1, along.axis)

@@ -58,6 +58,10 @@ def _cases(entry: Entry) -> list[Case]:
     cases = [Case(entry, name, settings)]
     if settings and not entry.required:
         cases = [Case(entry, name), Case(entry, f"{name}, {', '.join(settings)}", settings)]
+    if entry.kind == "token":
+        # Sampled without the cut that top-k's window, or the log-probability, needs.
+        alone = ("temperature", "top_p")
+        cases.insert(1, Case(entry, f"{name}, {', '.join(alone)}", alone))
     if entry.ties:
         cases.append(Case(entry, f'{name}, ties="first"', settings, {"ties": "first"}))
     if entry.differentiable:
