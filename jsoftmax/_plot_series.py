@@ -270,5 +270,5 @@ def entropy_trace(
     digits = (1, 2, 5) if highest > np.log(5) else (1, 1.5, 2, 3, 5)
     numbers = [d * 10**e for e in range(len(str(rows.logits.shape[1]))) for d in digits]
     right.set_yticks(numbers, labels=[f"{number:,}" for number in numbers])
-    right.set_ylabel("effective number of tokens, exp(H)")
+    right.set_ylabel("effective tokens, exp(H)")
     return ax

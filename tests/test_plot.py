@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -66,11 +67,8 @@ every_picture = pytest.mark.parametrize("name", DRAW)
 
 @pytest.fixture(autouse=True)
 def fresh_pyplot() -> Iterator[None]:
-    """No display, and no figure left open."""
-    from matplotlib import pyplot as plt
-
-    with mpl.rc_context({"backend": "agg"}):
-        yield
+    """No figure is left open."""
+    yield
     plt.close("all")
 
 
@@ -466,8 +464,6 @@ def test_the_axes_given_are_used_and_returned(name: str) -> None:
 
 @every_picture
 def test_without_axes_each_picture_has_a_new_figure(name: str) -> None:
-    from matplotlib import pyplot as plt
-
     before = plt.figure()
     first, second = DRAW[name](), DRAW[name]()
     assert len({before, first.figure, second.figure}) == 3
