@@ -69,7 +69,7 @@ def reliability_diagram(
     A bar a bin of confidence, as high as the predictions in it were right; on the dashed diagonal
     confidence can be believed. The hatched gap reaches from the accuracy to the bin's mean
     confidence, which a line marks. The strip below shows the share w of each bin, relative to the
-    largest, whose number is given. The title on the left has the expected calibration error.
+    largest, which is given. The title on the left has the expected calibration error.
 
     Args:
       curve: what ``jsoftmax.calibration.reliability_curve`` returns, or any object with its four
@@ -117,9 +117,7 @@ def reliability_diagram(
     low, high = _STRIP
     heights = high * share / share.max()
     draw_bars(ax, middle, heights, width, low, face=QUIET, edge=ground)
-    most = int(share.argmax())
-    note(ax, f"{share[most]:.2f}", (middle[most], low + high), (0, 6), "center")
-    note(ax, "share", (0, low + high / 2), (-4, 0), "right")
+    note(ax, f"share\nmax {share.max():.2f}", (0, low + high / 2), (-4, 0), "right")
     ax.set(xlim=(0, 1), ylim=(low, 1.0), xlabel="confidence", ylabel="accuracy")
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "0.25", "0.5", "0.75", "1"])
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "0.25", "0.5", "0.75", "1"])

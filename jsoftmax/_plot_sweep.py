@@ -123,8 +123,11 @@ def _check_temperatures(function: str, temperatures: ArrayLike | None) -> np.nda
 def _label_ends(ax: Axes, ends: list[float], texts: list[str], colors: list[str]) -> None:
     """Texts on the right of the Axes, each tied to the end of its line, none on another."""
     low, high = ax.get_ylim()
-    size = font_points(SMALL)
-    gap = 1.35 * size / size_in_points(ax)[1] * (high - low)
+    # As far apart as the lines of a text, unless there are too many of them.
+    room = size_in_points(ax)[1] / max(1, len(ends) - 1)
+    gap = min(1.35 * font_points(SMALL), room)
+    size = min(font_points(SMALL), max(gap / 1.2, 5.0))
+    gap *= (high - low) / size_in_points(ax)[1]
     # Of two lines that end alike the more probable is labelled above.
     order = sorted(range(len(ends)), key=lambda i: (round(ends[i], 3), -i))
     places = np.empty(len(ends))

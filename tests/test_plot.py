@@ -328,13 +328,14 @@ def test_temperature_sweep_has_ticks_at_any_range(ends: tuple[float, float]) -> 
     assert not any(text.get_text() for text in ax.get_xticklabels(minor=True))
 
 
-def test_temperature_sweep_labels_are_in_the_order_of_the_lines() -> None:
-    x = np.linspace(2, -2, 10, dtype=np.float32)
-    ax = plot.temperature_sweep(x, top=10, ax=own_axes())
+@pytest.mark.parametrize("count", [1, 10, 60])
+def test_temperature_sweep_labels_are_in_the_order_of_the_lines(count: int) -> None:
+    x = np.linspace(2, -2, count, dtype=np.float32)
+    ax = plot.temperature_sweep(x, top=count, ax=own_axes())
     places = [text.xyann[1] for text in ax.texts]
     assert places == sorted(places, reverse=True)
-    assert ax.get_ylim()[0] <= min(places)
-    assert max(places) <= ax.get_ylim()[1]
+    low, high = ax.get_ylim()
+    assert low <= min(places) <= max(places) <= high + 1e-9
 
 
 def test_reliability_diagram_is_its_curve() -> None:
@@ -345,7 +346,7 @@ def test_reliability_diagram_is_its_curve() -> None:
     np.testing.assert_allclose(heights(bars(ax, "gap")), gap)
     share = heights(ax.containers[2])
     np.testing.assert_allclose(share / share.max(), CURVE.weight[used] / 0.4)
-    assert texts(ax) == ["0.40", "share"]
+    assert texts(ax) == ["share\nmax 0.40"]
     assert ax.get_title(loc="left") == f"ECE {(CURVE.weight[used] * gap).sum():.3f}"
 
 
