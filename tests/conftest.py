@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 # Before jax is imported: the tests are for CPU devices, whatever else is installed.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nor are pictures shown, where there is a display.
+os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax
 import pytest

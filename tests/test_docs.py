@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jsoftmax
+from jsoftmax import plot
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -102,18 +103,20 @@ def test_docstring(name: str) -> None:
     run_examples(DOCSTRINGS[name], name, 0)
 
 
-PUBLIC_FUNCTIONS = [name for name in jsoftmax.__all__ if callable(getattr(jsoftmax, name))]
+PUBLIC_FUNCTIONS = {
+    name: getattr(jsoftmax, name) for name in jsoftmax.__all__ if callable(getattr(jsoftmax, name))
+} | {f"plot.{name}": getattr(plot, name) for name in plot.__all__}
 
 
 @pytest.mark.parametrize("name", PUBLIC_FUNCTIONS)
 def test_public_function_has_an_example_that_runs(name: str) -> None:
-    function = getattr(jsoftmax, name)
-    assert f"{function.__module__}.{name}" in DOCSTRINGS
+    function = PUBLIC_FUNCTIONS[name]
+    assert f"{function.__module__}.{function.__name__}" in DOCSTRINGS
 
 
 def test_api_page_names_every_public_function() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"^::: jsoftmax\.(\w+)$", page, re.MULTILINE)) == sorted(
+    assert sorted(re.findall(r"^::: jsoftmax\.([\w.]+)$", page, re.MULTILINE)) == sorted(
         PUBLIC_FUNCTIONS
     )
 

@@ -95,6 +95,31 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before})
     assert added - sys.stdlib_module_names <= {"jsoftmax", "jax"}
 
 
+def test_plot_is_imported_by_its_own_name_only(tmp_path: Path) -> None:
+    code = """
+import sys
+import jsoftmax
+print("matplotlib" in sys.modules, "jsoftmax.plot" in sys.modules)
+"""
+    assert python(code, tmp_path).split() == ["False", "False"]
+
+
+def test_plot_without_matplotlib_says_what_to_install(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+try:
+    import jsoftmax.plot
+except ImportError as error:
+    print(error)
+"""
+    message = python(code, tmp_path)
+    assert 'pip install "jsoftmax[plot]"' in message
+    assert [name.partition(">")[0] for name in PROJECT["optional-dependencies"]["plot"]] == [
+        "matplotlib"
+    ]
+
+
 def test_import_sets_nothing_up(tmp_path: Path) -> None:
     # No device is started and no setting of jax is changed by an import.
     code = """
