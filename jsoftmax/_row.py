@@ -229,9 +229,15 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
     return row, Settings(temperature, top_k, top_p, min_p)
 
 
-def row_and_number(logits: Array, number: Array, along: Along) -> tuple[Row, Array]:
-    """The rows of a mask that has one setting, and the setting, with the axis last."""
-    row, _ = row_of(logits, Settings(None, None, number, None), along)
+def row_and_number(
+    logits: Array, number: Array, along: Along, *, weighed: bool = False
+) -> tuple[Row, Array]:
+    """The rows of a mask that has one setting, and the setting, with the axis last.
+
+    Where entries are weighed the setting is a mass, and the row keeps the weights as for top-p.
+    """
+    top_k, top_p = (None, number) if weighed else (number, None)
+    row, _ = row_of(logits, Settings(None, top_k, top_p, None), along)
     return row, jnp.moveaxis(lax.stop_gradient(number), along.axis, -1)
 
 

@@ -285,7 +285,7 @@ def _top_k_mask(logits: Array, k: Array, along: Along, ties: Ties) -> Array:
 @partial(jax.jit, static_argnums=(2, 3))
 @by_shards(split=True)
 def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
-    row, p = row_and_number(logits, p, along)
+    row, p = row_and_number(logits, p, along, weighed=True)
     total = row.total()
     selected = select_top_p(row, row.floor, total, top_p_limit(total, p))
     mask = row.mask(selected.floor)
