@@ -33,7 +33,7 @@ import inputs
 import loops
 from tests import rows
 from tests.aot.cases import BATCH, CASES, SHARDS, VOCABULARY, Case, compile_case, program
-from tests.aot.program import Loop
+from tests.aot.program import Loop, Program
 from tests.aot.targets import TARGETS, Target, by_name, versions
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +122,21 @@ def times(around: Sequence[Loop], counts: Sequence[int]) -> float:
     return often
 
 
+def compile_named(case: Case, target: Target, **how: Any) -> jax.stages.Compiled:
+    """As `compile_case`, with the loops of a program for one device named."""
+    return compile_case(
+        case,
+        target,
+        rewrite=lambda f, *x: loops.named(f, *x, platform=target.platform),
+        **how,
+    )
+
+
+def traffic(found: Program, counts: Sequence[int]) -> float:
+    """Bytes through the main memory in a call in which the loops make so many rounds."""
+    return sum(size * times(around, counts) for around, size in found.traffic.items())
+
+
 def measure(case: Case, target: Target, dtype: str, counts: Mapping[str, list[int]]) -> Any:
     """All that the table says of a function on a target."""
     record: dict[str, Any] = {}
@@ -131,13 +146,8 @@ def measure(case: Case, target: Target, dtype: str, counts: Mapping[str, list[in
         shapes["beyond"] = (1, BEYOND)
     for kind, (shards, batch) in shapes.items():
         try:
-            compiled = compile_case(
-                case,
-                target,
-                shards=shards,
-                batch=batch,
-                dtype=jnp.dtype(dtype),
-                rewrite=lambda f, *x: loops.named(f, *x, platform=target.platform),
+            compiled = compile_named(
+                case, target, shards=shards, batch=batch, dtype=jnp.dtype(dtype)
             )
         except jax.errors.JaxRuntimeError as error:
             record[kind] = {"error": str(error).splitlines()[0]}
@@ -154,10 +164,7 @@ def measure(case: Case, target: Target, dtype: str, counts: Mapping[str, list[in
         if shards == 1:
             outside = [0] * len(counts["real"])
             record[kind]["traffic"] = {
-                name: round(
-                    sum(size * times(around, n) for around, size in found.traffic.items()) / whole,
-                    3,
-                )
+                name: round(traffic(found, n) / whole, 3)
                 for name, n in {**counts, "outside": outside}.items()
             }
     return record
