@@ -5,6 +5,7 @@ with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, o
 for `row_cumsum`.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
@@ -102,6 +103,21 @@ def where_needed(
         return jnp.zeros_like(needed), jnp.where(needed, compute(tied), otherwise)
 
     return lax.while_loop(lambda state: jnp.any(state[0]), once, (needed, otherwise))[1]
+
+
+def group_sum(x: Array, group: Array | None, count: int) -> Array:
+    """Sum of the numbers of each group 0, 1, ..., `count` - 1 (None: all are of one group).
+
+    In about as many runs as a run is long, so that rounding grows with the length of a run: a sum
+    by groups is otherwise one addition after another.
+    """
+    if group is None:
+        return jnp.sum(x, dtype=x.dtype).reshape(1)
+    run = math.isqrt(max(x.size - 1, 0)) + 1
+    runs = -(-x.size // run)
+    place = lax.broadcasted_iota(jnp.int32, x.shape, 0) // run * count + group
+    sums = jax.ops.segment_sum(x, place, num_segments=runs * count)
+    return jnp.sum(sums.reshape(runs, count), axis=0, dtype=x.dtype)
 
 
 def row_size(x: Array, along: Along) -> int:
