@@ -18,6 +18,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._checks import compute_dtype
+from jsoftmax._losses import entry
 from jsoftmax._reduce import group_sum, row_peak, row_sweep
 from jsoftmax._softmax import drop_zeros, normalizer, shift
 from jsoftmax._typing import Along
@@ -186,12 +187,12 @@ def _search(expect: Expectation, of_labels: Array, high: Array, done: Array) -> 
 
 def _of_rows(number: Array, group: Array | None) -> Array:
     """The number of each row's group; one that broadcasts where there is one group."""
-    return number if group is None else number[group]
+    if group is None:
+        return number
+    split = jax.typeof(group).sharding
+    return number.at[group].get(out_sharding=split) if any(split.spec) else number[group]
 
 
 def _at(x: Array, label: Array) -> Array:
-    """The entry of each row at its label; of the nearest class where that is out of range."""
-    if x.shape[1] == 0:
-        return jnp.zeros_like(x, shape=x.shape[:1])
-    place = jnp.clip(label, 0, x.shape[1] - 1)
-    return jnp.take_along_axis(x, place[:, None], axis=1)[:, 0]
+    """The entry of each row at its label; 0 where that is out of range."""
+    return entry(x, label[:, None], _ROWS)[:, 0]

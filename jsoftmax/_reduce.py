@@ -12,6 +12,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 from jsoftmax._sweep import SLABS, is_broken, largest, mass, sweep
 from jsoftmax._typing import Along
@@ -113,11 +114,22 @@ def group_sum(x: Array, group: Array | None, count: int) -> Array:
     """
     if group is None:
         return jnp.sum(x, dtype=x.dtype).reshape(1)
+    x, group = everywhere(x), everywhere(group)
     run = math.isqrt(max(x.size - 1, 0)) + 1
     runs = -(-x.size // run)
     place = lax.broadcasted_iota(jnp.int32, x.shape, 0) // run * count + group
     sums = jax.ops.segment_sum(x, place, num_segments=runs * count)
     return jnp.sum(sums.reshape(runs, count), axis=0, dtype=x.dtype)
+
+
+def everywhere(x: Array) -> Array:
+    """The same array, whole on every device: Explicit meshes do not sort or group what they split.
+
+    For a number an example: what crosses devices is O(batch).
+    """
+    if not any(jax.typeof(x).sharding.spec):
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim))
 
 
 def row_size(x: Array, along: Along) -> int:

@@ -23,9 +23,10 @@ from jsoftmax._checks import (
     check_temperature,
 )
 from jsoftmax._fit import fit, telling
-from jsoftmax._reduce import group_sum, row_broken
+from jsoftmax._losses import hits
+from jsoftmax._reduce import everywhere, group_sum, row_broken
 from jsoftmax._softmax import softmax
-from jsoftmax._typing import Setting
+from jsoftmax._typing import Along, Setting
 
 __all__ = [
     "ReliabilityCurve",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 Binning: TypeAlias = Literal["width", "mass"]
+
+_ROWS = Along(1)
 
 
 def fit_temperature(
@@ -457,7 +460,7 @@ def _predicted(logits: Array) -> Array:
 def _probabilities(examples: _Examples, index: Array) -> tuple[Array, Array]:
     """The probabilities of each row, and which of them is at its index."""
     p = softmax(examples.logits, temperature=examples.temperature)
-    return p, lax.broadcasted_iota(jnp.int32, p.shape, 1) == index[:, None]
+    return p, hits(p, index[:, None], _ROWS)
 
 
 def _mean(examples: _Examples, total: Array) -> Array:
@@ -485,9 +488,9 @@ def _binned(function: str, examples: _Examples, bins: int, binning: Binning) -> 
     confidence = jnp.sum(jnp.where(hit, p, 0), axis=1)
     doubt = jnp.sum(jnp.where(hit, 0, p), axis=1)
     right = predicted == examples.label
-    known, weight = lax.stop_gradient(confidence), examples.weight
+    known, weight = everywhere(lax.stop_gradient(confidence)), examples.weight
     if binning == "mass":
-        edges = _quantiles(known, lax.stop_gradient(weight), bins)
+        edges = _quantiles(known, everywhere(lax.stop_gradient(weight)), bins)
     else:
         edges = jnp.asarray(np.arange(bins + 1) / bins, known.dtype)
     place = jnp.searchsorted(edges[1:-1], known, side="left")
