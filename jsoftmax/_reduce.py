@@ -109,13 +109,14 @@ def where_needed(
 def group_sum(x: Array, group: Array | None, count: int) -> Array:
     """Sum of the numbers of each group 0, 1, ..., `count` - 1 (None: all are of one group).
 
-    In about as many runs as a run is long, so that rounding grows with the length of a run: a sum
-    by groups is otherwise one addition after another.
+    A sum by groups is one addition after another, whose rounding grows with their number: so it is
+    taken of short runs of numbers, and the results are summed.
     """
     if group is None:
         return jnp.sum(x, dtype=x.dtype).reshape(1)
     x, group = everywhere(x), everywhere(group)
-    run = math.isqrt(max(x.size - 1, 0)) + 1
+    # No more results than there are numbers, unless that makes a run long.
+    run = min(max(count, 32), math.isqrt(x.size) + 1)
     runs = -(-x.size // run)
     place = lax.broadcasted_iota(jnp.int32, x.shape, 0) // run * count + group
     sums = jax.ops.segment_sum(x, place, num_segments=runs * count)

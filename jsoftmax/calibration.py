@@ -8,6 +8,7 @@ import math
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -105,17 +106,7 @@ def fit_temperature(
     function = "calibration.fit_temperature"
     per_class = check_flag(function, "per_class", per_class)
     examples = _examples(function, logits, labels, where, weights)
-    x, label = examples.logits, examples.label
-    weight = telling(x, label, examples.weight)
-    temperature = fit(x, label, weight, None, 1)[0]
-    classes = x.shape[1]
-    if per_class and classes == 0:
-        temperature = jnp.zeros(0, temperature.dtype)
-    elif per_class:
-        predicted = _predicted(x)
-        known = group_sum(weight, predicted, classes) > 0
-        temperature = jnp.where(known, fit(x, label, weight, predicted, classes), temperature)
-    return jnp.where(examples.valid, temperature, jnp.nan)
+    return _fit_temperature(examples, per_class)
 
 
 class ReliabilityCurve(NamedTuple):
@@ -375,11 +366,7 @@ def brier_score(
       0.49999997
     """
     examples = _examples("calibration.brier_score", logits, labels, where, weights, temperature)
-    p, hit = _probabilities(examples, examples.label)
-    others = jnp.where(hit, 0, p)
-    # The sum of the others is one less the probability of the label, without the rounding.
-    scores = jnp.sum(others * others, axis=1) + jnp.sum(others, axis=1) ** 2
-    return _mean(examples, jnp.sum(examples.weight * scores))
+    return _brier_score(examples)
 
 
 class _Examples(NamedTuple):
@@ -391,8 +378,8 @@ class _Examples(NamedTuple):
     """int32 [N]."""
     weight: Array
     """[N], the largest is 1."""
-    temperature: Array | float
-    """[N], or one."""
+    temperature: Array | None
+    """[N]; None is one."""
     valid: Array
     """Whether the examples that count are free of errors."""
 
@@ -413,23 +400,31 @@ def _examples(
         weight = check_setting(function, "weights", weights, rows)
     ignoring = _ignoring(where, weights, shape[:-1])
     label = check_labels(function, labels, rows, shape[-1], ignoring)
-    heeded = (weight != 0) & jnp.any(rows.logits != -jnp.inf, axis=-1, keepdims=True)
-    sound = (weight > 0) & (weight < jnp.inf) & (label >= 0) & ~row_broken(rows.logits, rows.along)
-    if checked is not None:
-        sound &= checked >= 0
+    return _pool(rows.logits, label, weight, checked)
+
+
+@jax.jit
+def _pool(logits: Array, label: Array, weight: Array, temperature: Array | None) -> _Examples:
+    """One row for each example; all but the logits have a last axis of size one or none."""
+    broken = row_broken(logits, Along(logits.ndim - 1))
+    heeded = (weight != 0) & jnp.any(logits != -jnp.inf, axis=-1, keepdims=True)
+    sound = (weight > 0) & (weight < jnp.inf) & (label >= 0) & ~broken
+    if temperature is not None:
+        sound &= temperature >= 0
     kept = heeded & sound
+    number = math.prod(logits.shape[:-1])
 
-    def by_row(x: Array) -> Array:
-        return jnp.broadcast_to(x, (*shape[:-1], 1)).reshape(math.prod(shape[:-1]))
+    def by_example(x: Array) -> Array:
+        return jnp.broadcast_to(x, label.shape).reshape(number)
 
-    weight = by_row(jnp.where(kept, weight, 0))
+    weight = by_example(jnp.where(kept, weight, 0))
     most = lax.stop_gradient(jnp.max(weight, initial=0))
-    x = jnp.where(kept, rows.logits.astype(dtype), -jnp.inf)
+    x = jnp.where(kept, logits.astype(weight.dtype), -jnp.inf)
     return _Examples(
-        x.reshape(weight.shape[0], shape[-1]),
-        by_row(label),
+        x.reshape(number, logits.shape[-1]),
+        by_example(label),
         weight / jnp.where(most > 0, most, 1),
-        1.0 if checked is None else by_row(jnp.where(kept, checked, 1)),
+        None if temperature is None else by_example(jnp.where(kept, temperature, 1)),
         jnp.all(~heeded | sound),
     )
 
@@ -459,8 +454,33 @@ def _predicted(logits: Array) -> Array:
 
 def _probabilities(examples: _Examples, index: Array) -> tuple[Array, Array]:
     """The probabilities of each row, and which of them is at its index."""
-    p = softmax(examples.logits, temperature=examples.temperature)
+    temperature = 1.0 if examples.temperature is None else examples.temperature
+    p = softmax(examples.logits, temperature=temperature)
     return p, hits(p, index[:, None], _ROWS)
+
+
+@partial(jax.jit, static_argnums=1)
+def _fit_temperature(examples: _Examples, per_class: bool) -> Array:
+    x, label = examples.logits, examples.label
+    weight = telling(x, label, examples.weight)
+    temperature = fit(x, label, weight, None, 1)[0]
+    classes = x.shape[1]
+    if per_class and classes == 0:
+        temperature = jnp.zeros(0, temperature.dtype)
+    elif per_class:
+        predicted = _predicted(x)
+        known = group_sum(weight, predicted, classes) > 0
+        temperature = jnp.where(known, fit(x, label, weight, predicted, classes), temperature)
+    return jnp.where(examples.valid, temperature, jnp.nan)
+
+
+@jax.jit
+def _brier_score(examples: _Examples) -> Array:
+    p, hit = _probabilities(examples, examples.label)
+    others = jnp.where(hit, 0, p)
+    # The sum of the others is one less the probability of the label, without the rounding.
+    scores = jnp.sum(others * others, axis=1) + jnp.sum(others, axis=1) ** 2
+    return _mean(examples, jnp.sum(examples.weight * scores))
 
 
 def _mean(examples: _Examples, total: Array) -> Array:
@@ -483,6 +503,11 @@ class _Binned(NamedTuple):
 def _binned(function: str, examples: _Examples, bins: int, binning: Binning) -> _Binned:
     bins = check_count(function, "bins", bins)
     check_choice(function, "binning", binning, ("width", "mass"))
+    return _sums_of_bins(examples, bins, binning)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _sums_of_bins(examples: _Examples, bins: int, binning: Binning) -> _Binned:
     predicted = _predicted(examples.logits)
     p, hit = _probabilities(examples, predicted)
     confidence = jnp.sum(jnp.where(hit, p, 0), axis=1)
