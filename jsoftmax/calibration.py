@@ -55,8 +55,8 @@ def fit_temperature(
 
     .. math:: T = \arg\min_T \sum_n w_n \Big(-\log \mathrm{softmax}(x_n / T)_{y_n}\Big)
 
-    The sum is convex in 1 / T. A guarded Newton search finds its minimum from any logits, in 2 to 7
-    passes over them as a rule, and at most 100.
+    The sum is convex in 1 / T. A guarded Newton search finds its minimum, whatever the scale of the
+    logits, in 1 to 7 steps as a rule, each of them a pass over the logits, and at most 100.
 
     Args:
       logits: real numbers of any shape with at least one dimension, the last of which holds the

@@ -68,7 +68,7 @@ def kinds() -> dict[str, tuple[Any, ...]]:
         "tied": (np.round(x), y, None, 1.0),
         "flat": (x * np.float32(1e-3), y, None, 1.0),
         "two classes": (two, labels_of_two, None, 1.0),
-        "many classes": (*data(100, 2000), None, weights[:100]),
+        "many classes": (*data(100, 500), None, weights[:100]),
     }
 
 
@@ -88,13 +88,13 @@ every_measure = pytest.mark.parametrize("function", MEASURES, ids=lambda f: f.__
 CASES = {
     "fit": fit_temperature,
     "fit per class": functools.partial(fit_temperature, per_class=True),
-    "curve": reliability_curve,
     "curve, mass": functools.partial(reliability_curve, binning="mass"),
     "ECE": functools.partial(expected_calibration_error, bins=5),
-    "ECE, mass": functools.partial(expected_calibration_error, binning="mass"),
-    "MCE": functools.partial(maximum_calibration_error, bins=5),
+    "MCE, mass": functools.partial(maximum_calibration_error, binning="mass"),
     "Brier": brier_score,
 }
+SPLIT = ("fit", "fit per class", "curve, mass", "Brier")
+"""What splits differently over devices; the others are made of the same sums."""
 every_case = pytest.mark.parametrize("function", CASES.values(), ids=CASES)
 
 
@@ -145,7 +145,7 @@ DEGENERATE: dict[str, tuple[Any, Any, float]] = {
 
 class TestFit:
     @every_kind
-    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_likelihood_is_the_largest(self, kind: str, dtype: str) -> None:
         x, labels, where, weights = KINDS[kind]
         x = jnp.asarray(x, jnp.dtype(dtype))
@@ -163,7 +163,7 @@ class TestFit:
             assert_fits(got, x, labels, where, weights)
             assert fit_temperature(x, labels).dtype == jnp.float32
 
-    @pytest.mark.parametrize("exponent", range(-30, 31, 6))
+    @pytest.mark.parametrize("exponent", range(-30, 31, 10))
     @pytest.mark.parametrize("noise", [0.1, 2.0, 50.0])
     def test_any_scale_in_a_few_steps(self, exponent: int, noise: float) -> None:
         x, labels = data(1000, 10, noise=noise)
@@ -178,7 +178,7 @@ class TestFit:
         exponent = np.random.default_rng(1).uniform(-10, 10, (2000, 1))
         x = (x * 10**exponent).astype(np.float32)
         assert_fits(fit_temperature(x, labels), x, labels)
-        assert steps(x, labels) <= 30
+        assert steps(x, labels) <= 10
 
     @pytest.mark.parametrize("fill", [-1e9, float(np.finfo(np.float32).min)])
     def test_disallowed_by_a_large_number(self, fill: float) -> None:
@@ -186,7 +186,7 @@ class TestFit:
         filled = np.where(where, x, np.float32(fill))
         got = fit_temperature(filled, labels)
         np.testing.assert_allclose(got, fit_temperature(x, labels, where=where), rtol=1e-5)
-        assert steps(filled, labels) <= 12
+        assert steps(filled, labels) <= 8
 
     def test_nearly_separable(self) -> None:
         """One label of 100,000 is wrong: log-odds of the accuracy over the margin."""
@@ -196,7 +196,7 @@ class TestFit:
         labels = np.arange(number) == 7
         want = margin / np.log(number - 1)
         np.testing.assert_allclose(fit_temperature(x, labels.astype(int)), want, rtol=1e-5)
-        assert steps(x, labels.astype(int)) <= 12
+        assert steps(x, labels.astype(int)) <= 8
 
     def test_a_million_rows(self) -> None:
         number = 1_000_003
@@ -291,7 +291,7 @@ class TestPerClass:
 
 
 class TestDerivatives:
-    @pytest.mark.parametrize("per_class", [False, True])
+    @pytest.mark.parametrize("per_class", [False, pytest.param(True, marks=pytest.mark.slow)])
     def test_numerical(self, per_class: bool) -> None:
         with jax.enable_x64(True):
             x, labels = data(40, 3)
@@ -415,7 +415,7 @@ class TestMeasures:
         for binning in ("width", "mass"):
             if kind in ("tied", "peaked", "flat") and binning == "mass":
                 continue  # Confidences that float32 does not tell apart, or in another order.
-            for bins in (1, 4, 15):
+            for bins in (4, 15):
                 static = {"bins": bins, "binning": binning}
                 want = reference.reliability_curve(x, labels, **common, **static)
                 got = reliability_curve(x, labels, **common, **static)
@@ -738,7 +738,7 @@ class TestContract:
             for run in (total, jax.jit(total), jax.grad(total)):
                 run(jnp.asarray(x))
 
-    @every_case
+    @pytest.mark.parametrize("function", [CASES[name] for name in SPLIT], ids=[*SPLIT])
     @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
     @pytest.mark.parametrize("spec", [P("devices"), P(None, "devices")], ids=str)
     def test_split_over_devices(self, function: Any, kind: AxisType, spec: P) -> None:
