@@ -5,6 +5,7 @@ Softmax and its relatives, temperature, truncation and sampling: pure functions 
 batched or split over a mesh.
 """
 
+from jsoftmax import calibration as calibration
 from jsoftmax._divergence import entropy as entropy
 from jsoftmax._divergence import kl_divergence as kl_divergence
 from jsoftmax._fenchel_young import fenchel_young_loss as fenchel_young_loss
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "OnlineSoftmax",
+    "calibration",
     "cross_entropy",
     "entmax",
     "entropy",

@@ -28,6 +28,7 @@ _ALLOWED = {
     "label_smoothing": "a number in [0, 1] (0 is off)",
     "z_loss": "a number >= 0 (0 is off)",
     "logit_softcap": "a number > 0 (None is off)",
+    "weights": "finite numbers >= 0 (0 ignores the example)",
 }
 
 
@@ -266,17 +267,20 @@ def check_block_size(function: str, block_size: int | None) -> int | None:
     """A static number of columns, at least one."""
     if block_size is None:
         return None
-    if isinstance(block_size, bool | np.bool_):
-        raise TypeError(f"{function}: block_size must be an integer or None, got {block_size!r}")
+    return check_count(function, "block_size", block_size, "an integer or None")
+
+
+def check_count(function: str, argument: str, value: int, kind: str = "an integer") -> int:
+    """A static whole number, at least one."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function}: {argument} must be {kind}, got {value!r}")
     try:
-        size = operator.index(block_size)
+        count = operator.index(value)
     except TypeError:
-        raise TypeError(
-            f"{function}: block_size must be an integer or None, got {block_size!r}"
-        ) from None
-    if size < 1:
-        raise ValueError(f"{function}: block_size must be at least 1, got block_size={size}")
-    return size
+        raise TypeError(f"{function}: {argument} must be {kind}, got {value!r}") from None
+    if count < 1:
+        raise ValueError(f"{function}: {argument} must be at least 1, got {argument}={count}")
+    return count
 
 
 def check_choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -348,8 +352,10 @@ def _check_static(function: str, argument: str, value: np.ndarray) -> None:
     name = argument.removeprefix("top_")
     as_float = value.astype(np.float64)
     bad = np.isnan(as_float)
-    if name in ("temperature", "z_loss", "label_smoothing"):
+    if name in ("temperature", "z_loss", "label_smoothing", "weights"):
         bad |= as_float < 0
+    if name == "weights":
+        bad |= np.isinf(as_float)
     if name == "alpha":
         bad |= (as_float < 1) | (as_float > 4)
     if name == "label_smoothing":

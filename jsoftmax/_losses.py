@@ -178,7 +178,7 @@ def _parts_of_label(
     logits: Array, temperature: Array | None, index: Array, along: Along, smooth: bool
 ) -> tuple[Array, Array, Array, Array, Array]:
     peak, log_total = normalizer(logits, temperature, along)
-    at_label = shift(_entry(logits, index, along), temperature, peak)
+    at_label = shift(entry(logits, index, along), temperature, peak)
     # A compiler may have computed the label's logit and the largest one apart.
     cost = -jnp.minimum(at_label, 0)
     spread = _spread(logits, temperature, peak, along) if smooth else jnp.zeros_like(peak)
@@ -206,7 +206,7 @@ def _parts_of_label_jvp(
         change = scaled_tangent(z, *known) * inverse(temperature)
         of_total = row_sum(jnp.exp(z) * jnp.exp(-log_total) * change, along)
         allowed = jnp.where(z == -jnp.inf, 0, change)
-        of_cost = -row_sum(jnp.where(_hits(z, index, along), allowed, 0), along)
+        of_cost = -row_sum(jnp.where(hits(z, index, along), allowed, 0), along)
         of_spread = jnp.zeros_like(peak)
         if count is not None:
             of_spread = -row_sum(allowed, along) / count
@@ -277,7 +277,7 @@ def _parts_of_distribution_jvp(
     return parts, (jnp.zeros_like(peak), *moved)
 
 
-def _entry(logits: Array, index: Array, along: Along) -> Array:
+def entry(logits: Array, index: Array, along: Along) -> Array:
     """The logit of a class, from the shard that holds it; 0 where the index is out of range."""
     size = logits.shape[along.axis]
     if size == 0:
@@ -285,14 +285,14 @@ def _entry(logits: Array, index: Array, along: Along) -> Array:
     if jax.typeof(logits).sharding.spec[along.axis] is not None:
         # Split by an Explicit mesh axis, which refuses to be indexed.
         wide = logits.astype(compute_dtype(logits.dtype))
-        return row_sum(jnp.where(_hits(wide, index, along), wide, 0), along)
+        return row_sum(jnp.where(hits(wide, index, along), wide, 0), along)
     local = index - shard_index(along) * size
     here = (local >= 0) & (local < size)
     held = jnp.take_along_axis(logits, jnp.where(here, local, 0), axis=along.axis)
     return row_sum(jnp.where(here, held.astype(compute_dtype(logits.dtype)), 0), along)
 
 
-def _hits(z: Array, index: Array, along: Along) -> Array:
+def hits(z: Array, index: Array, along: Along) -> Array:
     """True at the class of each row, computed where it is used: no one-hot array is kept."""
     size = z.shape[along.axis]
     local = index - shard_index(along) * size

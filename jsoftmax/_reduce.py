@@ -5,12 +5,14 @@ with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, o
 for `row_cumsum`.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 from jsoftmax._sweep import SLABS, largest, mass, sweep
 from jsoftmax._typing import Along
@@ -87,6 +89,33 @@ def where_needed(
         return jnp.zeros_like(needed), jnp.where(needed, compute(tied), otherwise)
 
     return lax.while_loop(lambda state: jnp.any(state[0]), once, (needed, otherwise))[1]
+
+
+def group_sum(x: Array, group: Array | None, count: int) -> Array:
+    """Sum of the numbers of each group 0, 1, ..., `count` - 1 (None: all are of one group).
+
+    A sum by groups is one addition after another, whose rounding grows with their number: so it is
+    taken of short runs of numbers, and the results are summed.
+    """
+    if group is None:
+        return jnp.sum(x, dtype=x.dtype).reshape(1)
+    x, group = everywhere(x), everywhere(group)
+    # No more results than there are numbers, unless that makes a run long.
+    run = min(max(count, 32), math.isqrt(x.size) + 1)
+    runs = -(-x.size // run)
+    place = lax.broadcasted_iota(jnp.int32, x.shape, 0) // run * count + group
+    sums = jax.ops.segment_sum(x, place, num_segments=runs * count)
+    return jnp.sum(sums.reshape(runs, count), axis=0, dtype=x.dtype)
+
+
+def everywhere(x: Array) -> Array:
+    """The same array, whole on every device: Explicit meshes do not sort or group what they split.
+
+    For a number an example: what crosses devices is O(batch).
+    """
+    if not any(jax.typeof(x).sharding.spec):
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim))
 
 
 def row_size(x: Array, along: Along) -> int:

@@ -21,6 +21,7 @@ pytest.register_assert_rewrite("tests.compare", "tests.statistics")
 # What a function means does not depend on how hard XLA tries: the modules that ask only that, with
 # hundreds of programs, are compiled in half the time. Numerics, statistics and models are not.
 QUICKLY_COMPILED = {
+    "test_calibration",
     "test_collectives",
     "test_contracts",
     "test_entropy",

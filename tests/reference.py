@@ -261,6 +261,96 @@ def cross_entropy_row(
     return loss
 
 
+# --- calibration: [N, V] arrays, labels [N], all examples pooled ------------------------------
+
+
+def counting(x: Row, where: Any, weights: Any) -> tuple[Row, Row, Row]:
+    """Float64 logits and `where` of the examples that count, and which those are."""
+    where = np.broadcast_to(True if where is None else where, x.shape)
+    count = allowed_row(x, where).any(-1) & (np.broadcast_to(weights, x.shape[:1]) > 0)
+    return as_float(x)[count], where[count], count
+
+
+def probabilities(
+    x: Any, labels: Any, temperature: Any = 1.0, where: Any = None, weights: Any = 1.0
+) -> tuple[Row, Row, Row]:
+    """The probabilities, labels and weights of the examples that count."""
+    kept, allowed, count = counting(x, where, weights)
+    numbers = (np.broadcast_to(given, count.shape)[count] for given in (temperature, weights))
+    temperature, weights = numbers
+    p = over_rows(softmax_row, kept, temperature, where=allowed).reshape(kept.shape)
+    return p, np.asarray(labels)[count], as_float(weights)
+
+
+def mean_nll(
+    x: Any, labels: Any, temperature: float = 1.0, where: Any = None, weights: Any = 1.0
+) -> float:
+    """Weighted mean of -log p of the labels."""
+    kept, allowed, count = counting(x, where, weights)
+    weights = as_float(np.broadcast_to(weights, count.shape)[count])
+    log_p = over_rows(log_softmax_row, kept, temperature, where=allowed)
+    at_label = np.take_along_axis(log_p, np.asarray(labels)[count][:, None], -1)[:, 0]
+    return float(-(weights * at_label).sum() / weights.sum())
+
+
+def fit_temperature(x: Any, labels: Any, where: Any = None, weights: Any = 1.0) -> float:
+    """Where the derivative of the negative log-likelihood in b = 1 / T is 0, by bisection.
+
+    For data that have such a place, in examples whose labels are allowed.
+    """
+    kept, allowed, count = counting(x, where, weights)
+    weights = as_float(np.broadcast_to(weights, count.shape)[count])
+    live = allowed_row(kept, allowed)
+    gap = np.where(live, kept.max(-1, keepdims=True, where=live, initial=-np.inf) - kept, np.inf)
+    at_label = np.take_along_axis(gap, np.asarray(labels)[count][:, None], -1)[:, 0]
+    of_labels = np.sum(weights * at_label)
+    low, high = -120.0, 120.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        mass = np.exp(-np.exp(middle) * gap)
+        finite = np.where(live, gap, 0)
+        expected = np.sum(weights * (mass * finite).sum(-1) / mass.sum(-1))
+        low, high = (middle, high) if expected > of_labels else (low, middle)
+    return float(np.exp(-(low + high) / 2))
+
+
+def reliability_curve(
+    x: Any,
+    labels: Any,
+    temperature: Any = 1.0,
+    where: Any = None,
+    weights: Any = 1.0,
+    bins: int = 15,
+    binning: str = "width",
+) -> tuple[Row, Row, Row, Row]:
+    """Edges, confidence, accuracy and weight of the bins, one after the other."""
+    p, labels, weights = probabilities(x, labels, temperature, where, weights)
+    confidence, right = p.max(-1), p.argmax(-1) == labels
+    edges = np.arange(bins + 1) / bins
+    if binning == "mass":
+        order = np.argsort(confidence, kind="stable")
+        reached = np.cumsum(weights[order]) / weights.sum()
+        # A whisker less, so that a share that is 1 / 3 in exact numbers is reached.
+        first = np.searchsorted(reached, edges[1:-1] * (1 - 1e-12))
+        edges[1:-1] = confidence[order][first]
+    curve = np.full((3, bins), np.nan)
+    for i in range(bins):
+        inside = (confidence > edges[i]) & (confidence <= edges[i + 1])
+        curve[2, i] = weights[inside].sum() / weights.sum()
+        if inside.any():
+            curve[0, i] = np.average(confidence[inside], weights=weights[inside])
+            curve[1, i] = np.average(right[inside], weights=weights[inside])
+    return edges, *curve
+
+
+def brier_score(
+    x: Any, labels: Any, temperature: Any = 1.0, where: Any = None, weights: Any = 1.0
+) -> float:
+    """Weighted mean of the squared distances from the one-hot labels."""
+    p, labels, weights = probabilities(x, labels, temperature, where, weights)
+    return float(np.average(((p - np.eye(p.shape[1])[labels]) ** 2).sum(-1), weights=weights))
+
+
 # --- masks -----------------------------------------------------------------------------------
 
 
