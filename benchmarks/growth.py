@@ -17,7 +17,7 @@ ROWS = 8
 SIZES = (1 << 14, 1 << 17, 1 << 20)
 HEADERS = ["job", "softmaxes at V = 16k", "128k", "1M", "1M / 16k", "temporaries, in inputs"]
 
-Interleave = Callable[[dict[str, Callable[[], object]], float], dict[str, float]]
+Medians = Callable[[dict[str, Callable[[], object]], float], dict[str, float]]
 
 
 def functions() -> dict[str, Callable[[Array], object]]:
@@ -42,7 +42,7 @@ def functions() -> dict[str, Callable[[Array], object]]:
     }
 
 
-def growth(interleave: Interleave, seconds: float) -> list[list[str]]:
+def growth(medians: Medians, seconds: float) -> list[list[str]]:
     """A row for each function: its time in softmaxes at each size, and its temporary memory."""
     ratios: dict[str, list[float]] = {name: [] for name in functions()}
     memory: dict[str, float] = {}
@@ -53,8 +53,8 @@ def growth(interleave: Interleave, seconds: float) -> list[list[str]]:
         for name, function in functions().items():
             compiled = jax.jit(function).lower(x).compile()
             calls = {"ours": partial(_call, compiled, x), "softmax": partial(_call, softmax, x)}
-            medians = interleave(calls, seconds)
-            ratios[name].append(medians["ours"] / medians["softmax"])
+            times = medians(calls, seconds)
+            ratios[name].append(times["ours"] / times["softmax"])
             memory[name] = compiled.memory_analysis().temp_size_in_bytes / x.nbytes
     return [
         [name, *(f"{r:.2f}" for r in some), f"{some[-1] / some[0]:.2f}", f"{memory[name]:.2f}"]

@@ -2,15 +2,14 @@
 
     uv run --group benchmark benchmarks/linear.py [--quick] [--cores 2] [--out benchmarks/results]
 
-Loss and gradient of hidden states and weight, of the mean over the rows. Calls are interleaved and
-medians taken, as in run.py; the spread is the least and the most of the ratio to the plain
+Loss and gradient of hidden states and weight, of the mean over the rows. Calls are interleaved
+and medians taken, as in run.py; the spread is the least and the most of the ratio to the plain
 computation's median. optax and tokamax are measured where they are installed.
 """
 
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -111,12 +110,11 @@ def measure(shape: tuple[int, int, int], calls: int) -> list[Row]:
         )
         print(f"{shape} {name}: loss off by {float(loss - wanted):.1e}, gradients by {worst:.1e}")
     del results
-    seconds: dict[str, list[float]] = {name: [] for name in compiled}
-    for _ in range(calls):
-        for name, step in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(step(*data))
-            seconds[name].append(time.perf_counter() - start)
+    steps = {
+        name: lambda step=step: jax.block_until_ready(step(*data))
+        for name, step in compiled.items()
+    }
+    seconds = run.interleave(steps, seconds=0, least=calls)
     return [
         Row(shape, name, seconds[name], step.memory_analysis().temp_size_in_bytes)
         for name, step in compiled.items()

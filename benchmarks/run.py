@@ -57,26 +57,36 @@ def restart_pinned(cores: int) -> None:
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
 
 
-def interleave(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The median time of each call. Slow ones are made less often, but at least three times."""
+def interleave(
+    calls: dict[str, Callable[[], object]], seconds: float, least: int = 3
+) -> dict[str, list[float]]:
+    """The times of each call. Slow ones are made less often, but at least so many times."""
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     spent = dict.fromkeys(calls, 0.0)
     share = seconds / len(calls)
-    while any(spent[name] < share and len(times[name]) < 200 for name in calls):
+    while any(
+        len(times[name]) < least or (spent[name] < share and len(times[name]) < 200)
+        for name in calls
+    ):
         # In a new order each time: what ran before decides what lies in the cache.
         order = list(calls.items())
         random.shuffle(order)
         for name, call in order:
-            if len(times[name]) >= 3 and spent[name] >= share:
+            if len(times[name]) >= least and spent[name] >= share:
                 continue
             start = time.perf_counter()
             call()
             elapsed = time.perf_counter() - start
             times[name].append(elapsed)
             spent[name] += elapsed
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """The median time of each call, as `interleave` makes them."""
+    return {name: statistics.median(times) for name, times in interleave(calls, seconds).items()}
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -113,9 +123,9 @@ def measure(*, quick: bool) -> list[Timing]:
                 calls |= {peer: compiled(function) for peer, function in job.peers.items()}
                 others = installed.get(label, {})
                 calls |= {peer: prepare(logits) for peer, prepare in others.items()}
-                medians = interleave(calls, 0.4 if quick else 2.0)
-                ours, softmax = medians.pop("ours"), medians.pop("softmax")
-                timings.append(Timing(label, name, ours, softmax, medians))
+                times = medians(calls, 0.4 if quick else 2.0)
+                ours, softmax = times.pop("ours"), times.pop("softmax")
+                timings.append(Timing(label, name, ours, softmax, times))
                 progress.advance(task)
     return timings
 
@@ -251,7 +261,7 @@ def main() -> None:
     timings = measure(quick=arguments.quick)
     tables = [Table(about, HEADERS, summary(timings))]
     if not arguments.quick:
-        grown = growth.growth(interleave, 1.0)
+        grown = growth.growth(medians, 1.0)
         tables.append(Table(f"Rows: {growth.ROWS}, N(0, 9). {about}", growth.HEADERS, grown))
         seconds = growth.compile_times()
         ratio = f"{seconds['sample'] / seconds['bisection']:.2f}"

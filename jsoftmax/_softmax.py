@@ -176,16 +176,8 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only
     zeros.
     """
-    return _shift_by(_finite(peak), temperature, logits)
-
-
-def _finite(peak: Array) -> Array:
-    """The largest entry, as one that can be subtracted from -inf."""
-    return jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
-
-
-def _shift_by(peak: Array, temperature: Array | None, logits: Array) -> Array:
     x = logits.astype(peak.dtype)
+    peak = _finite(peak)
     if temperature is None:
         return x - peak
     absent = x == -jnp.inf
@@ -195,6 +187,11 @@ def _shift_by(peak: Array, temperature: Array | None, logits: Array) -> Array:
     quotient = divide(present, jnp.where(temperature == 0, 1, temperature * unit))
     limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
     return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
+
+
+def _finite(peak: Array) -> Array:
+    """The largest entry, as one that can be subtracted from -inf."""
+    return jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
 
 
 @jax.custom_jvp
@@ -233,7 +230,7 @@ def normalizer(logits: Array, temperature: Array | None, along: Along) -> tuple[
     """The largest entry, a constant under differentiation, and L = log sum exp(z): both per row."""
     x = logits.astype(compute_dtype(logits.dtype))
     peak = row_peak(x, along)
-    total, log_total = log_sum_exp(x, partial(_shift_by, peak, temperature), along)
+    total, log_total = log_sum_exp(x, lambda x: shift(x, temperature, peak), along)
     return jnp.where(total == 0, -jnp.inf, peak), log_total
 
 
@@ -258,7 +255,7 @@ def _mean_tangent(
     def mean(_z: Array, p: Array, change: Array) -> Array:
         return row_sum(p * change, along)
 
-    return _contract(mean, logits, temperature, peak, log_total, tangents)
+    return contract(mean, logits, temperature, peak, log_total, tangents)
 
 
 def contract(
@@ -270,17 +267,7 @@ def contract(
     tangents: Tangents,
 ) -> Array:
     """A sum over the row of z, p and T dz; the backward pass keeps the logits, not p."""
-    return _contract(of, logits, temperature, _finite(peak), log_total, tangents)
 
-
-def _contract(
-    of: Callable[[Array, Array, Array], Array],
-    logits: Array,
-    temperature: Array | None,
-    peak: Array,
-    log_total: Array,
-    tangents: Tangents,
-) -> Array:
     @partial(jax.checkpoint, prevent_cse=False)
     def recomputed(
         logits: Array,
@@ -289,7 +276,7 @@ def _contract(
         log_total: Array,
         tangents: tuple[Array | None, Array | None],
     ) -> Array:
-        z = _shift_by(peak, temperature, logits)
+        z = shift(logits, temperature, peak)
         change = scaled_tangent(z, *tangents)
         return of(z, jnp.exp(z) * jnp.exp(-log_total), change)
 
@@ -327,9 +314,8 @@ def inverse(temperature: Array | None) -> Array | float:
 def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     x = logits.astype(compute_dtype(logits.dtype))
     if temperature is not None:
-        return _normalize(
-            jnp.exp(_shift_by(row_peak(x, along), temperature, x)), along, logits.dtype
-        )
+        mass = jnp.exp(shift(x, temperature, row_peak(x, along)))
+        return _normalize(mass, along, logits.dtype)
 
     def shifted(x: Array) -> Array:
         return _normalize(jnp.exp(x - _exact_shift(row_peak(x, along))), along, logits.dtype)
@@ -386,7 +372,7 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
         of_temperature: Array | None,
     ) -> Array:
         p = rounded.astype(dtype)
-        z = p if peak is None else _shift_by(peak, temperature, logits)
+        z = p if peak is None else shift(logits, temperature, peak)
         change = scaled_tangent(z, of_logits, of_temperature)
         mean = row_sum(p * change, along)
         if rounded.dtype != dtype:
@@ -405,8 +391,8 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
 def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     peak, log_total = normalizer(logits, temperature, along)
     # The barrier makes z a value of its own: XLA:CPU would store one that serves the sum as well.
-    peak, log_total = lax.optimization_barrier((_finite(peak), log_total))
-    return (_shift_by(peak, temperature, logits) - log_total).astype(logits.dtype)
+    peak, log_total = lax.optimization_barrier((peak, log_total))
+    return (shift(logits, temperature, peak) - log_total).astype(logits.dtype)
 
 
 @partial(_log_softmax.defjvp, symbolic_zeros=True)
