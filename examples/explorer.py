@@ -42,8 +42,24 @@ def _():
 
 @app.cell
 def _():
+    prompt = mo.ui.text_area(
+        "Red, green, yellow and",
+        label="**Text**",
+        placeholder="Something for the model to go on from",
+        rows=2,
+        debounce=300,
+        full_width=True,
+    )
+    as_question = mo.ui.switch(label="put it to the model as a question")
+    seed = mo.ui.number(0, 2**32 - 1, value=0, label="Seed")
+    mo.vstack([prompt, mo.hstack([as_question, seed], justify="start", wrap=True, gap=2)])
+    return as_question, prompt, seed
+
+
+@app.cell
+def _():
     with mo.status.spinner(
-        title="Loading SmolLM2-135M-Instruct", subtitle="some seconds, once for all pages"
+        title="Loading SmolLM2-135M-Instruct", subtitle="seconds, and once for all pages"
     ):
         import exploration
 
@@ -51,21 +67,6 @@ def _():
         # What it has read is kept from text to text.
         reader = exploration.Reader(language_model)
     return exploration, language_model, reader
-
-
-@app.cell
-def _():
-    prompt = mo.ui.text_area(
-        "Red, green, yellow and",
-        label="**Text**",
-        placeholder="Type something for the model to go on from",
-        rows=3,
-        debounce=300,
-        full_width=True,
-    )
-    as_question = mo.ui.switch(label="ask it as a question (chat format)")
-    seed = mo.ui.number(0, 2**32 - 1, value=0, label="Seed")
-    return as_question, prompt, seed
 
 
 @app.cell
@@ -137,7 +138,7 @@ def rows_of(view, rules, show):
     candidates = zip(seen.candidates, seen.model, seen.drawn_from, view.cut_by, strict=True)
     # A few lengths only, so that most moves of a slider leave the scale alone.
     longest = max(seen.model.max(), seen.drawn_from.max())
-    end = next(end for end in (0.05, 0.1, 0.2, 0.5, 1.01) if longest <= end)
+    end = next((end for end in (0.05, 0.1, 0.2, 0.3, 0.5, 0.75) if longest <= end), 1.0)
     rows = []
     for rank, (token, model, drawn_from, cut_by) in enumerate(candidates, start=1):
         kept = bool(cut_by == len(rules))
@@ -265,17 +266,12 @@ def _(exploration, explored, figure, language_model, set_change, view):
 
 
 @app.cell
-def _(as_question, controls, prompt, seed, sliders, view):
+def _(controls, sliders, view):
     _meanings = meanings(controls, view.counts)
     left = mo.vstack(
         [
-            prompt,
-            as_question,
-            *(
-                mo.vstack([slider, mo.Html(f'<div style="{QUIET}">{_meanings[name]}</div>')], gap=0)
-                for name, slider in sliders.elements.items()
-            ),
-            seed,
+            mo.vstack([slider, mo.Html(f'<div style="{QUIET}">{_meanings[name]}</div>')], gap=0.25)
+            for name, slider in sliders.elements.items()
         ],
         gap=1.25,
     )
@@ -306,19 +302,16 @@ def _(exploration, explored, language_model, view):
         ),
         _stat("Entropy of the draw", f"{_seen.entropy:.2f} nats", _entropy(_seen.entropy)),
     ]
+    _last, _of = "\N{EN DASH}", "of the last token"
     if explored.choices:
         _choice = explored.choices[-1]
-        _stats.append(
-            _stat(
-                f"Log-probability, {'drawn' if _choice.drawn else 'picked'}",
-                _signed(_choice.log_prob),
-                f"of {html.escape(language_model.show(_choice.token))};"
-                f" {_signed(_choice.model_log_prob)} by the model",
-            )
-        )
+        _last = _signed(_choice.log_prob)
+        _of = f"of <b>{html.escape(language_model.show(_choice.token))}</b>, by the model "
+        _of += _signed(_choice.model_log_prob)
+    _stats.append(_stat("Log-probability", _last, _of))
     numbers = mo.Html(
-        '<div style="display: grid; gap: 1rem 1.5rem;'
-        f' grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr))">{"".join(_stats)}</div>'
+        '<div style="display: grid; gap: 1rem 0.75rem;'
+        f' grid-template-columns: repeat(auto-fit, minmax(7.4rem, 1fr))">{"".join(_stats)}</div>'
     )
 
     # The text: what the model read, then token by token what was chosen.
