@@ -43,7 +43,7 @@ def _():
 @app.cell
 def _():
     prompt = mo.ui.text_area(
-        "Red, green, yellow and",
+        "The best thing about the sea is",
         label="**Text**",
         placeholder="Something for the model to go on from",
         rows=2,
@@ -297,10 +297,8 @@ def _(exploration, explored, language_model, view):
     _stats = [
         _stat("Kept", f"{_seen.kept_count:,}", f"of {language_model.vocab_size:,} tokens"),
         _stat("Kept mass", percent(float(_seen.kept_mass)), "at this temperature"),
-        _stat(
-            "Entropy of the model", f"{_seen.model_entropy:.2f} nats", _entropy(_seen.model_entropy)
-        ),
-        _stat("Entropy of the draw", f"{_seen.entropy:.2f} nats", _entropy(_seen.entropy)),
+        _stat("Entropy, model", f"{_seen.model_entropy:.2f} nats", _entropy(_seen.model_entropy)),
+        _stat("Entropy, draw", f"{_seen.entropy:.2f} nats", _entropy(_seen.entropy)),
     ]
     _last, _of = "\N{EN DASH}", "of the last token"
     if explored.choices:
@@ -311,7 +309,7 @@ def _(exploration, explored, language_model, view):
     _stats.append(_stat("Log-probability", _last, _of))
     numbers = mo.Html(
         '<div style="display: grid; gap: 1rem 0.75rem;'
-        f' grid-template-columns: repeat(auto-fit, minmax(7.4rem, 1fr))">{"".join(_stats)}</div>'
+        f' grid-template-columns: repeat(auto-fit, minmax(6.6rem, 1fr))">{"".join(_stats)}</div>'
     )
 
     # The text: what the model read, then token by token what was chosen.

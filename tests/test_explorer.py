@@ -44,7 +44,7 @@ pytestmark = pytest.mark.xdist_group("explorer")
 
 ROOT = Path(__file__).parents[1]
 EXPLORER = ROOT / "examples" / "explorer.py"
-COLOURS = "Red, green, yellow and"
+SEA = "The best thing about the sea is"
 VOCABULARY = 1000
 SETTINGS = [
     Controls(*values)
@@ -135,8 +135,8 @@ class TestExploration:
     def test_logits_of_a_text_that_changes(self, language_model: LanguageModel) -> None:
         """Longer and shorter texts, and another: each as if it were read from the start."""
         reader = Reader(language_model)
-        sea = "The sea is wide and deep. " * 20
-        texts = [sea, f"{sea}And", f"{sea}But it", COLOURS, "Red, green, blue", sea, "The"]
+        long = f"{SEA} wide and deep. " * 20
+        texts = [long, f"{long}And", f"{long}But it", SEA, f"{SEA} blue", long, "The"]
         whole = jax.jit(lambda model, tokens: model(tokens)[0][0, -1])
         for text in texts:
             explored = Exploration(reader, text)
@@ -177,7 +177,7 @@ class TestExploration:
 
     def test_a_seed_draws_the_same_text(self, language_model: LanguageModel) -> None:
         def text(seed: int) -> str:
-            explored = Exploration(Reader(language_model), COLOURS)
+            explored = Exploration(Reader(language_model), SEA)
             explored.look(Controls(temperature=1.2, top_p=0.95))
             for _ in range(8):
                 explored.draw(seed)
@@ -222,7 +222,7 @@ class TestExploration:
             Exploration(Reader(language_model), text)
 
     def test_full(self, language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-        explored = Exploration(Reader(language_model), COLOURS)
+        explored = Exploration(Reader(language_model), SEA)
         monkeypatch.setattr(exploration, "MAX_TOKENS", len(explored.prompt) + 1)
         for _ in range(3):
             explored.draw(0)
@@ -275,18 +275,18 @@ class TestApp:
     @pytest.mark.slow
     def test_runs_without_a_page(self, explorer: Any, language_model: LanguageModel) -> None:
         outputs, cells = explorer.app.run()
-        logits = Exploration(Reader(language_model), COLOURS).logits
+        logits = Exploration(Reader(language_model), SEA).logits
         kept = jsoftmax.truncation_mask(logits, top_p=0.9)
         assert cells["view"].explanation.kept_count == kept.sum()
         page = html.unescape("".join(getattr(output, "text", "") for output in outputs))
         assert "What comes next?" in page
-        assert f"{COLOURS}</span>" in page
+        assert f"{SEA}</span>" in page
         assert f">{kept.sum()}</div>" in page
-        assert "␣blue" in page
+        assert "␣that" in page
 
 
-TIMEOUT = 180
-"""Seconds until the model has loaded, on a machine that does much else."""
+# Seconds, on a machine that does much else: until the model has loaded, and until a page answers.
+LOADING, ANSWERING = 180, 60
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +314,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     try:
         answers = False
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + LOADING
         while not answers:
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -352,7 +352,7 @@ class Visit:
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
         self.wrong: list[str] = []
         context = browser.new_context(**options)
-        context.set_default_timeout(1000 * TIMEOUT)
+        context.set_default_timeout(1000 * ANSWERING)
         self.page = page = context.new_page()
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
@@ -360,7 +360,7 @@ class Visit:
         page.on("request", lambda request: self._request(request.url, address))
         page.on("response", self._response)
         page.goto(address)
-        self.number("Kept").wait_for()
+        self.number("Kept").wait_for(timeout=1000 * LOADING)
         page.locator("canvas").wait_for()
 
     def _console(self, message: Any) -> None:
@@ -394,7 +394,7 @@ def expect() -> Any:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="needs the dependency group browser"
     )
-    playwright.expect.set_options(timeout=1000 * TIMEOUT)
+    playwright.expect.set_options(timeout=1000 * ANSWERING)
     return playwright.expect
 
 
@@ -404,7 +404,7 @@ class TestBrowser:
         self, browser: Any, address: str, expect: Any, language_model: LanguageModel
     ) -> None:
         """Loads; a slider changes what is kept; a token is drawn, picked and taken back."""
-        explored = Exploration(Reader(language_model), COLOURS)
+        explored = Exploration(Reader(language_model), SEA)
         kept = {p: jsoftmax.top_p_mask(explored.logits, p).sum() for p in (0.9, 0.85)}
         assert kept[0.9] != kept[0.85]
         visit = Visit(browser, address)
@@ -415,25 +415,28 @@ class TestBrowser:
         expect(visit.number("Kept")).to_have_text(str(kept[0.85]))
         expect(page.get_by_text(f"mass of 0.85 · {kept[0.85]} left")).to_be_visible()
         page.wait_for_function(
-            "before => document.querySelector('canvas').toDataURL() != before", arg=drawing
+            "before => [...document.querySelectorAll('marimo-vega')]"
+            ".map(chart => chart.shadowRoot?.querySelector('canvas'))"
+            ".some(canvas => canvas && canvas.toDataURL() != before)",
+            arg=drawing,
         )
 
         explored.look(Controls(top_p=0.85))
-        text = page.locator("span", has_text=COLOURS).locator("xpath=..")
+        text = page.locator("span", has_text=SEA).locator("xpath=..")
         expect(visit.number("Log-probability")).to_have_text("\N{EN DASH}")
         for _ in range(2):
             explored.draw(0)
             page.get_by_role("button", name="Draw a token").click()
-            expect(text).to_have_text(f"{COLOURS}{''.join(explored.pieces())} …")
+            expect(text).to_have_text(f"{SEA}{''.join(explored.pieces())} …")
         log_prob = f"{explored.choices[-1].log_prob:.2f}".replace("-", "\N{MINUS SIGN}")
         expect(visit.number("Log-probability")).to_have_text(log_prob)
         page.get_by_role("button", name="Start over").click()
-        expect(text).to_have_text(f"{COLOURS} …")
+        expect(text).to_have_text(f"{SEA} …")
         # The first row, anywhere on it.
         page.locator("canvas").click(position={"x": 200, "y": 34})
-        expect(text).to_have_text(f"{COLOURS} blue …")
+        expect(text).to_have_text(f"{SEA} that …")
         page.get_by_role("button", name="Undo").click()
-        expect(text).to_have_text(f"{COLOURS} …")
+        expect(text).to_have_text(f"{SEA} …")
 
         page.get_by_role("textbox").first.fill("")
         expect(page.get_by_text("needs at least one token")).to_be_visible()
@@ -450,16 +453,20 @@ class TestBrowser:
 
     def test_picture(self, browser: Any, address: str, expect: Any, tmp_path: Path) -> None:
         visit = Visit(
-            browser, address, viewport={"width": 1200, "height": 1180}, color_scheme="light"
+            browser, address, viewport={"width": 1200, "height": 1330}, color_scheme="light"
         )
+        page = visit.page
         visit.move("Temperature", "ArrowRight", 4)
-        visit.move("Top-p", "ArrowLeft", 8)
-        expect(visit.page.get_by_text("mass of 0.82")).to_be_visible()
-        expect(visit.page.get_by_text("1.2 · flatter")).to_be_visible()
-        visit.page.get_by_role("button", name="Draw a token").click()
-        expect(visit.number("Log-probability")).not_to_have_text("\N{EN DASH}")
-        visit.page.mouse.move(0, 0)
+        visit.move("Top-p", "ArrowLeft", 20)
+        page.locator("marimo-number input").fill("3")
+        page.locator("marimo-number input").press("Tab")
+        expect(page.get_by_text("1.2 · flatter")).to_be_visible()
+        expect(page.get_by_text("mass of 0.7")).to_be_visible()
+        for piece in (" what", " it", " does"):
+            page.get_by_role("button", name="Draw a token").click()
+            expect(page.get_by_title("log-probability").last).to_have_text(piece)
+        page.mouse.move(0, 0)
         picture = Path(os.environ.get("EXPLORER_PICTURE", tmp_path / "explorer.png"))
-        visit.page.screenshot(path=picture)
+        page.screenshot(path=picture)
         assert 30_000 < picture.stat().st_size < 300_000
         assert visit.wrong == []
