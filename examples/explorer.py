@@ -112,7 +112,7 @@ def _(explored, seed, set_change):
 
         return mo.ui.button(label=label, on_change=act, **options)
 
-    draw = _button("Draw a token", lambda: explored.draw(seed.value), kind="success")
+    draw = _button("Draw a token", lambda: explored.draw(seed.value or 0), kind="success")
     undo = _button("Undo", explored.undo)
     start_over = _button("Start over", explored.start_over)
     return draw, start_over, undo
@@ -332,7 +332,6 @@ def _(exploration, explored, language_model, view):
             f' height: 0.7rem; margin-right: 0.4rem; {style}"></span>{meaning}</span>'
         )
 
-    _beyond = _seen.kept_count - (view.cut_by == len(exploration.RULES)).sum()
     legend = mo.Html(
         f'<div style="{QUIET}; display: flex; flex-wrap: wrap; gap: 0.3rem 1.2rem">'
         + _swatch(f"background: {MODEL}", "by the model")
@@ -340,10 +339,11 @@ def _(exploration, explored, language_model, view):
         + _swatch(f"border: 1px dashed {MODEL}", "cut")
         + "<span>Click on a row to go on with its token.</span></div>"
     )
+    _kept = int(_seen.kept_count - (view.cut_by == len(exploration.RULES)).sum())
+    _of_draw = float(1 - _seen.drawn_from.sum()) if _kept else 0.0
     others = mo.Html(
         f'<div style="{QUIET}">All other tokens together: {percent(float(1 - _seen.model.sum()))}'
-        f" by the model, {percent(max(0.0, float(1 - _seen.drawn_from.sum())))} of what is drawn"
-        f" from, {_beyond:,} of them kept.</div>"
+        f" by the model, {percent(_of_draw)} of what is drawn from, {_kept:,} of them kept.</div>"
     )
     return legend, numbers, others, text
 

@@ -221,6 +221,23 @@ class TestExploration:
         with pytest.raises(ValueError, match=problem):
             Exploration(Reader(language_model), text)
 
+    def test_what_the_documentation_says_of_the_first_text(
+        self, language_model: LanguageModel
+    ) -> None:
+        explored = Exploration(Reader(language_model), SEA)
+
+        def kept(**controls: float) -> int:
+            return int(explored.look(Controls(**controls)).explanation.kept_count)
+
+        assert kept(top_p=0.9) == 27
+        assert (kept(min_p=0.1), kept(min_p=0.1, temperature=2.0)) == (4, 21)
+        assert 14_500 < kept(top_p=0.9, temperature=2.0) < 15_500
+        flat = explored.look(Controls(temperature=2.0)).explanation
+        assert 0.845 < 1 - flat.drawn_from.sum() < 0.855
+        typical = explored.look(Controls(typical=0.2))
+        assert [RULES[i] for i in typical.cut_by[:2]] == ["typical", "typical"]
+        assert typical.cut_by[2] == len(RULES)
+
     def test_full(self, language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
         explored = Exploration(Reader(language_model), SEA)
         monkeypatch.setattr(exploration, "MAX_TOKENS", len(explored.prompt) + 1)
