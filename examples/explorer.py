@@ -79,16 +79,13 @@ def _(language_model):
 
     _everything = language_model.vocab_size
     _counts = [*range(1, 11), 12, 15, 20, 25, 30, 40, 50, 75, 100, 200, 500, 1000, 5000, 20000]
-    sliders = mo.ui.dictionary(
-        {
-            "temperature": _slider("Temperature", _hundredths(200, by=5), 1.0),
-            "top_k": _slider("Top-k", [*_counts, _everything], _everything),
-            "top_p": _slider("Top-p", _hundredths(100), 0.9),
-            "min_p": _slider("Min-p", _hundredths(100), 0.0),
-            "typical": _slider("Typical", _hundredths(100), 1.0),
-        }
-    )
-    return (sliders,)
+    # Not one mo.ui.dictionary: where two of its sliders move at once, marimo loses the first move.
+    temperature = _slider("Temperature", _hundredths(200, by=5), 1.0)
+    top_k = _slider("Top-k", [*_counts, _everything], _everything)
+    top_p = _slider("Top-p", _hundredths(100), 0.9)
+    min_p = _slider("Min-p", _hundredths(100), 0.0)
+    typical = _slider("Typical", _hundredths(100), 1.0)
+    return min_p, temperature, top_k, top_p, typical
 
 
 @app.cell
@@ -119,9 +116,11 @@ def _(explored, seed, set_change):
 
 
 @app.cell
-def _(exploration, explored, get_change, sliders):
+def _(exploration, explored, get_change, min_p, temperature, top_k, top_p, typical):
     get_change()
-    controls = exploration.Controls(**sliders.value)
+    controls = exploration.Controls(
+        temperature.value, top_k.value, top_p.value, min_p.value, typical.value
+    )
     view = explored.look(controls)
     return controls, view
 
@@ -232,19 +231,17 @@ def meanings(controls, counts):
         shape = "as the model says"
     else:
         shape = "sharper: what is likely gains" if temperature < 1 else "flatter: the tail gains"
-    return {
-        "temperature": f"<b>{temperature:g}</b> · {shape}",
-        "top_k": f"<b>{top_k:,}</b> likeliest tokens · {left[0]}" if top_k < counts[0] else "off",
-        "top_p": f"the smallest set with a mass of <b>{top_p:g}</b> · {left[1]}"
-        if top_p < 1
-        else "off",
-        "min_p": f"at least <b>{min_p:g}</b> times as likely as the likeliest · {left[2]}"
+    return [
+        f"<b>{temperature:g}</b> · {shape}",
+        f"<b>{top_k:,}</b> likeliest tokens · {left[0]}" if top_k < counts[0] else "off",
+        f"the smallest set with a mass of <b>{top_p:g}</b> · {left[1]}" if top_p < 1 else "off",
+        f"at least <b>{min_p:g}</b> times as likely as the likeliest · {left[2]}"
         if min_p > 0
         else "off",
-        "typical": f"about as surprising as expected, a mass of <b>{typical:g}</b> · {left[3]}"
+        f"about as surprising as expected, a mass of <b>{typical:g}</b> · {left[3]}"
         if typical < 1
         else "off",
-    }
+    ]
 
 
 @app.cell
@@ -266,12 +263,12 @@ def _(exploration, explored, figure, language_model, set_change, view):
 
 
 @app.cell
-def _(controls, sliders, view):
-    _meanings = meanings(controls, view.counts)
+def _(controls, min_p, temperature, top_k, top_p, typical, view):
+    _sliders = [temperature, top_k, top_p, min_p, typical]
     left = mo.vstack(
         [
-            mo.vstack([slider, mo.Html(f'<div style="{QUIET}">{_meanings[name]}</div>')], gap=0.25)
-            for name, slider in sliders.elements.items()
+            mo.vstack([slider, mo.Html(f'<div style="{QUIET}">{meaning}</div>')], gap=0.25)
+            for slider, meaning in zip(_sliders, meanings(controls, view.counts), strict=True)
         ],
         gap=1.25,
     )
