@@ -39,6 +39,14 @@ def prefill(model: SmolLM2, cache: list[KVCache], tokens: Array, start: Array) -
     return model(tokens, start, cache)[1]
 
 
+def next_logits(
+    model: SmolLM2, cache: list[KVCache], tokens: Array, position: Array
+) -> tuple[Array, list[KVCache]]:
+    """Reads one token a row: returns the logits of the next, [batch, vocabulary], and the cache."""
+    logits, cache = model(tokens[:, None], position, cache)
+    return logits[:, 0], cache
+
+
 def decode(
     model: SmolLM2,
     cache: list[KVCache],
@@ -51,10 +59,17 @@ def decode(
 
     The settings are traced like any other array: changing them compiles nothing.
     """
-    logits, cache = model(tokens[:, None], position, cache)
-    logits = logits[:, 0]
+    logits, cache = next_logits(model, cache, tokens, position)
     key = jax.random.fold_in(key, position)
     return jsoftmax.sample(key, logits, **settings._asdict()), logits, cache
+
+
+def chunks(tokens: Sequence[int], start: int = 0) -> Iterator[tuple[Array, Array]]:
+    """Yields what `prefill` reads of one row, the last chunk padded, and the position of each."""
+    for first in range(0, len(tokens), CHUNK):
+        chunk = list(tokens[first : first + CHUNK])
+        padded = jnp.asarray([chunk + [0] * (CHUNK - len(chunk))], jnp.int32)
+        yield padded, jnp.int32(start + first)
 
 
 class Decoder:
@@ -102,10 +117,8 @@ class Decoder:
         # One row reads all of the prompt but its last token, which the first step of decode reads.
         *context, last = prompt
         cache = model.new_cache(1, self.capacity)
-        for start in range(0, len(context), CHUNK):
-            chunk = context[start : start + CHUNK]
-            chunk = jnp.asarray([chunk + [0] * (CHUNK - len(chunk))], jnp.int32)
-            cache = self._prefill(model, cache, chunk, jnp.int32(start))
+        for chunk, start in chunks(context):
+            cache = self._prefill(model, cache, chunk, start)
         cache = jax.tree.map(lambda x: jnp.repeat(x, self.batch, axis=0), cache)
         tokens = jnp.full(self.batch, last, jnp.int32)
         running = np.full(self.batch, True)
@@ -126,19 +139,26 @@ class Explanation(NamedTuple):
     candidates: Array  # Token ids, likeliest first; the drawn token is always among them.
     rank: Array  # 1 for the likeliest token of all.
     model: Array  # Probability by the model,
-    tempered: Array  # and at the row's temperature.
+    tempered: Array  # at the row's temperature,
+    drawn_from: Array  # and after the truncation, renormalised: 0 where a token is cut.
     kept: Array  # True where the truncation keeps the token.
     probability: Array  # [batch], of the drawn token, truncation included.
     model_entropy: Array  # [batch], in nats,
     entropy: Array  # and that of what was drawn from.
     kept_count: Array  # [batch]
+    kept_mass: Array  # [batch], at the row's temperature.
 
 
 @partial(jax.jit, static_argnames="n")
 def explain(logits: Array, tokens: Array, settings: Settings, n: int) -> Explanation:
     """Explains a step: logits [batch, vocabulary], the drawn tokens [batch], its settings."""
     mask = jsoftmax.truncation_mask(logits, **settings._asdict())
-    temperature = settings.temperature
+    return describe(logits, mask, settings.temperature, tokens, n)
+
+
+def describe(logits: Array, mask: Array, temperature: Array, tokens: Array, n: int) -> Explanation:
+    """The same for any truncation: its mask, [batch, vocabulary], True where a token is kept."""
+    tempered = jsoftmax.softmax(logits, temperature=temperature)
     drawn_from = jsoftmax.softmax(logits, where=mask, temperature=temperature)
     candidates = jax.lax.top_k(logits, n)[1]
     absent = jnp.all(candidates != tokens[:, None], axis=-1)
@@ -152,10 +172,12 @@ def explain(logits: Array, tokens: Array, settings: Settings, n: int) -> Explana
         candidates=candidates,
         rank=1 + jnp.sum(above, axis=-1),
         model=of(jsoftmax.softmax(logits), candidates),
-        tempered=of(jsoftmax.softmax(logits, temperature=temperature), candidates),
+        tempered=of(tempered, candidates),
+        drawn_from=of(drawn_from, candidates),
         kept=of(mask, candidates),
         probability=of(drawn_from, tokens[:, None])[:, 0],
         model_entropy=jsoftmax.entropy(logits),
         entropy=jsoftmax.entropy(logits, where=mask, temperature=temperature),
         kept_count=jnp.sum(mask, axis=-1),
+        kept_mass=jnp.sum(tempered, axis=-1, where=mask),
     )
