@@ -100,7 +100,8 @@ def log_softmax(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
 
     Returns:
       An array of the logits' shape and float dtype. The log-probability of a nearly certain entry
@@ -144,7 +145,8 @@ def logsumexp(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
       keepdims: keep `axis`, with size one.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
 
     Returns:
       An array of the batch shape and the logits' float dtype. Its gradient is `softmax`.

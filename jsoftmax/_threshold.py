@@ -77,7 +77,8 @@ def epsilon_mask(
         epsilon <= 0 is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
 
     Returns:
       A boolean array of the logits' shape.
@@ -119,7 +120,8 @@ def eta_mask(
       epsilon: a number or an array that broadcasts to the batch shape. Traced. epsilon <= 0 is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
 
     Returns:
       A boolean array of the logits' shape.

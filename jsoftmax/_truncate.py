@@ -144,7 +144,8 @@ def typical_mask(
       ties: "all" keeps every entry as typical as the least typical one kept; "first" keeps the
         smallest set, lowest index first.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use
-        it with ties="first" where Auto mesh axes split `axis`: the partitioner alone gathers rows.
+        it with ties="first", and on CPUs always, where Auto mesh axes split `axis`: the
+        partitioner alone gathers rows.
 
     Returns:
       A boolean array of the logits' shape. Entries whose cumulative mass, or whose distance from
