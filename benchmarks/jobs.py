@@ -15,6 +15,26 @@ import peers
 Function = Callable[[Array], Array]
 
 
+COUNTED = {
+    "sample": "sample",
+    "sample, top-p": "sample, temperature, top_p",
+    "sample, top-k, top-p, min-p": "sample, temperature, top_k, top_p, min_p",
+    "sample_and_log_prob": "sample_and_log_prob",
+    "sample_and_log_prob, top-p": "sample_and_log_prob, temperature, top_p",
+    "sample_and_log_prob, top-k, top-p, min-p": (
+        "sample_and_log_prob, temperature, top_k, top_p, min_p"
+    ),
+    "top_p_mask, p = 0.95": "top_p_mask",
+    "top_k_mask, k = 50": "top_k_mask",
+    "sparsemax": "sparsemax",
+    "entmax, alpha = 1.5": "entmax",
+    "softmax": "softmax",
+    "log_softmax": "log_softmax",
+    "logsumexp": "logsumexp",
+}
+"""The functions of hardware.py that do the same, by job."""
+
+
 class Job(NamedTuple):
     """Functions of the logits, timed side by side."""
 
