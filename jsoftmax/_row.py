@@ -220,6 +220,7 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
         uniform = temperature == jnp.inf
         top_k = None if top_k is None else jnp.where(uniform, 0, top_k)
         top_p = None if top_p is None else jnp.where(uniform, 1, top_p)
+        min_p = None if min_p is None else jnp.where(uniform, 0, min_p)
     # Nothing in an invalid row is above its floor: it disturbs no loop.
     floor = jnp.where(invalid, jnp.inf, floor)
     mass = None

@@ -230,3 +230,9 @@ def test_locally_typical_drops_the_mode_of_a_dull_row() -> None:
     assert not may[0]
     assert_mask(typical_mask(x, 0.5), (must, may))
     assert not np.asarray(typical_mask(x, 0.5))[0]
+
+
+def test_a_flat_distribution_keeps_all_whatever_the_logits() -> None:
+    x = np.float32([-8388608.0, 1.6e32, -3e38, 3e38])
+    for settings in ({"min_p": 1.0}, {"top_p": 0.1}, {"top_k": 1}):
+        assert np.asarray(truncation_mask(x, temperature=INF, **settings)).all()
