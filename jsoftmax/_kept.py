@@ -90,6 +90,7 @@ def select_top_k(row: Row, k: Array) -> tuple[Selection, Window | None, Array]:
         )
         least = jnp.where(on, least, -jnp.inf)
         complete = (window.rest == -jnp.inf) | (on & (count <= held) & (least > window.rest))
+        complete &= ~row.invalid
     ones = counting(row)
     target = count.astype(ones.at(row.peak).dtype)
     everything = jnp.full_like(target, size)

@@ -80,7 +80,10 @@ def row_sweep(
 def where_needed(
     needed: Array, compute: Callable[[Array], Array], x: Array, otherwise: Array
 ) -> Array:
-    """compute(x) where any row needs it: a loop of one round, or of none, also under vmap."""
+    """compute(x) where any row needs it: a loop of one round, or of none, also under vmap.
+
+    Inside `shard_map`, `needed` and `otherwise` vary wherever the result does: see `vary_alike`.
+    """
 
     def once(state: tuple[Array, Array]) -> tuple[Array, Array]:
         needed, otherwise = state
@@ -139,8 +142,10 @@ def shard_index(along: Along) -> Array:
     return index
 
 
-def vary_alike(arrays: Tree) -> Tree:
+def vary_alike(arrays: Tree, besides: tuple[Hashable, ...] = ()) -> Tree:
     """The arrays, each marked as varying over every mesh axis that one of them varies over.
+
+    But for the axes named besides: those that split the rows, over which a result may be the same.
 
     A derivative rule then gives each shard's part of a gradient, and `shard_map` sums the parts
     over the axes on which that array was the same everywhere.
@@ -150,7 +155,7 @@ def vary_alike(arrays: Tree) -> Tree:
     everything = frozenset[Hashable]().union(*map(_varying, jax.tree.leaves(arrays)))
 
     def marked(x: Array) -> Array:
-        missing = tuple(everything - _varying(x))
+        missing = tuple(everything - _varying(x) - frozenset(besides))
         return lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(marked, arrays)

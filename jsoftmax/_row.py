@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
-from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count
+from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count, vary_alike
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._typing import Along, Setting
 
@@ -199,6 +199,7 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
 
     The settings come back with the axis last, and with those that have no effect turned off.
     """
+    logits, settings = vary_alike((logits, settings), besides=along.axis_name)
     # The barrier keeps a compiler from computing the logits anew for each comparison with a cut,
     # and from rounding them differently.
     logits = lax.optimization_barrier(lax.stop_gradient(logits))
@@ -237,6 +238,7 @@ def row_and_number(
 
     Where entries are weighed the setting is a mass, and the row keeps the weights as for top-p.
     """
+    logits, number = vary_alike((logits, number), besides=along.axis_name)
     top_k, top_p = (None, number) if weighed else (number, None)
     row, _ = row_of(logits, Settings(None, top_k, top_p, None), along)
     return row, jnp.moveaxis(lax.stop_gradient(number), along.axis, -1)

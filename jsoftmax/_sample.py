@@ -16,7 +16,7 @@ from jsoftmax._checks import check_key, check_rows
 from jsoftmax._draw import blocks_in_window, draw, entry_at
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import Kept, cut, keep
-from jsoftmax._reduce import where_needed
+from jsoftmax._reduce import vary_alike, where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
 from jsoftmax._softmax import drop_zeros, log_sum_exp, normalizer, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
@@ -157,6 +157,7 @@ class Draw(NamedTuple):
 @partial(jax.jit, static_argnums=3)
 @by_shards(split=False)
 def _sample(key: Array, logits: Array, settings: Settings, along: Along) -> Array:
+    key, logits, settings = vary_alike((key, logits, settings), besides=along.axis_name)
     row, settings = row_of(logits, settings, along)
     return jnp.squeeze(_draw_truncated(key, row, settings, keep(row, settings)), -1)
 
@@ -166,6 +167,7 @@ def _sample(key: Array, logits: Array, settings: Settings, along: Along) -> Arra
 def _sample_and_log_prob(
     key: Array, logits: Array, settings: Settings, along: Along
 ) -> tuple[Array, Array]:
+    key, logits, settings = vary_alike((key, logits, settings), besides=along.axis_name)
     row, effective = row_of(logits, settings, along)
     kept = keep(row, effective)
     token = _draw_truncated(key, row, effective, kept)

@@ -39,7 +39,7 @@ class _Pivots(NamedTuple):
     """within these bounds."""
     interpolated: int
     """From this sweep on every other one divides the floats between the two evenly: where
-    interpolation fails, the search then ends in a dozen sweeps."""
+    interpolation fails, the search then ends in a dozen sweeps or two."""
 
 
 # Found by a search over logits of SmolLM2 and normal ones.

@@ -93,7 +93,7 @@ def sweep(
     Args:
       sums: numbers of one dtype, elementwise functions of the same operand.
       maxima: floats free of NaN, likewise.
-      minima: likewise; at most five arrays in all.
+      minima: likewise; on CPUs at most five arrays in all.
       axis: of all of them.
       slabs: how many are added up entry by entry on CPUs; fewer for functions that are more than a
         few operations.

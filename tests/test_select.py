@@ -15,6 +15,7 @@ from jsoftmax import (
     truncation_mask,
     typical_mask,
 )
+from jsoftmax._typing import Ties
 from tests import reference, rows
 from tests.compare import assert_mask
 
@@ -236,3 +237,16 @@ def test_a_flat_distribution_keeps_all_whatever_the_logits() -> None:
     x = np.float32([-8388608.0, 1.6e32, -3e38, 3e38])
     for settings in ({"min_p": 1.0}, {"top_p": 0.1}, {"top_k": 1}):
         assert np.asarray(truncation_mask(x, temperature=INF, **settings)).all()
+
+
+@pytest.mark.parametrize("ties", ["all", "first"])
+@pytest.mark.parametrize("bad", [np.nan, INF])
+def test_a_broken_row_keeps_every_allowed_entry(ties: Ties, bad: float) -> None:
+    x = np.float32([[bad, 1, 1, 1, 0, -INF], [1, 1, 1, bad, 0, -INF], [2, 1, 1, 1, 0, -INF]])
+    for mask in (
+        top_k_mask(x, 2, ties=ties),
+        top_p_mask(x, 0.5, ties=ties),
+        typical_mask(x, 0.5, ties=ties),
+    ):
+        np.testing.assert_array_equal(mask[:2], np.broadcast_to(x[0] != -INF, (2, 6)))
+        assert mask[2].sum() < 5

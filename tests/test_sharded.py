@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import jsoftmax
 from tests import reference, rows
@@ -170,3 +172,59 @@ def test_greedy_is_the_lowest_global_index() -> None:
         x, np.ones_like(x, bool), jax.random.key(0)
     )
     np.testing.assert_array_equal(got, [0, 33, 15, 0])
+
+
+PROMPTS = np.stack([rows.normal(2048, 3.0, seed) for seed in range(3)])
+NUMBERS = np.float32([0.2, 0.5, 0.9, 0.4])
+
+
+def for_each_sample(call: Callable[..., jax.Array], columns: str | None) -> jax.Array:
+    """A key and a number for each of four devices, or pairs of them, and the same prompts."""
+    mesh = jax.make_mesh((4, 2), ("samples", "vocab"), (AxisType.Auto,) * 2)
+    split = jax.shard_map(
+        lambda keys, x, numbers: call(keys[0], x, numbers[0])[None],
+        mesh=mesh,
+        in_specs=(P("samples"), P(None, columns), P("samples")),
+        out_specs=P("samples"),
+    )
+    return jax.jit(split)(jax.random.split(jax.random.key(0), 4), PROMPTS, NUMBERS)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        jsoftmax.sample,
+        functools.partial(jsoftmax.sample, top_k=9, min_p=0.01),
+        functools.partial(jsoftmax.sample, top_p=0.8),
+        lambda *given, **named: jsoftmax.sample_and_log_prob(*given, top_p=0.8, **named)[1],
+    ],
+    ids=["all", "top-k", "top-p", "log-probability"],
+)
+def test_a_key_and_a_temperature_vary_where_the_logits_do_not(
+    sampler: Callable[..., jax.Array],
+) -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    got = for_each_sample(lambda key, x, _: sampler(key, x), None)
+    np.testing.assert_allclose(got, [sampler(key, PROMPTS) for key in keys], rtol=1e-5)
+
+    def at(key: jax.Array, x: jax.Array, t: jax.Array, **named: Any) -> jax.Array:
+        return sampler(key, x, temperature=t, **named)
+
+    got = for_each_sample(functools.partial(at, axis_name="vocab"), "vocab")
+    want = [at(key, PROMPTS, t) for key, t in zip(keys, NUMBERS, strict=True)]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        jsoftmax.top_p_mask,
+        jsoftmax.typical_mask,
+        lambda x, p: jsoftmax.top_k_mask(x, 100 * p),
+        lambda x, p: jsoftmax.truncation_mask(x, temperature=p, top_p=p, min_p=p),
+    ],
+    ids=["top_p", "typical", "top_k", "truncation"],
+)
+def test_a_setting_varies_where_the_logits_do_not(mask: Callable[..., jax.Array]) -> None:
+    got = for_each_sample(lambda _, x, p: mask(x, p), None)
+    np.testing.assert_array_equal(got, [mask(PROMPTS, p) for p in NUMBERS])
