@@ -27,9 +27,11 @@ QUICKLY_COMPILED = {
     "test_entropy",
     "test_errors",
     "test_export",
-    "test_plain_jit",
+    "test_gradients",
     "test_losses",
     "test_online",
+    "test_plain_jit",
+    "test_relaxed",
     "test_select",
     "test_sharded",
 }

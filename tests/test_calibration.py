@@ -290,8 +290,9 @@ class TestPerClass:
         assert_fits(got[2], x[mine], labels[mine])
 
 
+@pytest.mark.slow
 class TestDerivatives:
-    @pytest.mark.parametrize("per_class", [False, pytest.param(True, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("per_class", [False, True])
     def test_numerical(self, per_class: bool) -> None:
         with jax.enable_x64(True):
             x, labels = data(40, 3)
@@ -408,7 +409,10 @@ class TestScikitLearn:
 
 class TestMeasures:
     @every_kind
-    @pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
+    @pytest.mark.parametrize(
+        "temperature",
+        [1.0, pytest.param(0.4, marks=pytest.mark.slow), pytest.param(3.0, marks=pytest.mark.slow)],
+    )
     def test_reference(self, kind: str, temperature: float) -> None:
         x, labels, where, weights = KINDS[kind]
         common = {"temperature": temperature, "where": where, "weights": weights}
@@ -724,6 +728,7 @@ class TestContract:
                 expect(TypeError, f"bins must be an integer, got {bad!r}", x, labels, bins=bad)
             expect(ValueError, "binning must be 'width' or 'mass'", x, labels, binning="equal")
 
+    @pytest.mark.slow
     @every_case
     def test_debug_nans(self, function: Any) -> None:
         """Nothing is NaN on the way, but for the curve's empty bins."""
@@ -739,6 +744,7 @@ class TestContract:
                 run(jnp.asarray(x))
 
     @pytest.mark.parametrize("function", [CASES[name] for name in SPLIT], ids=[*SPLIT])
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
     @pytest.mark.parametrize("spec", [P("devices"), P(None, "devices")], ids=str)
     def test_split_over_devices(self, function: Any, kind: AxisType, spec: P) -> None:

@@ -136,7 +136,7 @@ SAMPLED = {
 }
 
 
-@pytest.mark.parametrize("length", [5000, 16032])
+@pytest.mark.parametrize("length", [5000, pytest.param(16032, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("settings", SAMPLED.values(), ids=SAMPLED)
 def test_the_number_of_shards_does_not_decide_the_token(
     settings: dict[str, Any], length: int
