@@ -87,16 +87,10 @@ class Row(NamedTuple):
         return _z(x, self.peak, self.scale)
 
     def weights(self, x: Array) -> Array:
-        """The weights of all entries, where x are all logits.
-
-        Those that are stored are read on CPUs, which an exponential costs more than a read; other
-        targets take it in the same pass.
-        """
+        """The weights of all entries, where x are all logits."""
         if self.mass is None:
             return jnp.exp(self.z(x))
-        return lax.platform_dependent(
-            x, self.mass, cpu=lambda _, mass: mass, default=lambda x, _: jnp.exp(self.z(x))
-        )
+        return stored_on_cpus(self.mass, lambda x: jnp.exp(self.z(x)), x)
 
     def weight(self, x: Array, floor: Array) -> Array:
         """The weights of these entries, 0 where they are not above the floor."""
@@ -174,6 +168,16 @@ class Row(NamedTuple):
             wanted=wanted & ~self.invalid,
             along=self.along,
         )
+
+
+def stored_on_cpus(stored: Array, compute: Callable[[Array], Array], x: Array) -> Array:
+    """compute(x), which is stored: read on CPUs, where an exponential costs more than a read.
+
+    Other targets take it in the same pass over the logits.
+    """
+    return lax.platform_dependent(
+        x, stored, cpu=lambda _, stored: stored, default=lambda x, _: compute(x)
+    )
 
 
 def _z(x: Array, peak: Array, scale: Scale | None) -> Array:

@@ -179,7 +179,8 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     zeros.
     """
     x = logits.astype(peak.dtype)
-    peak = _finite(peak)
+    # One that can be subtracted from -inf.
+    peak = jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
     if temperature is None:
         return x - peak
     absent = x == -jnp.inf
@@ -189,11 +190,6 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     quotient = divide(present, jnp.where(temperature == 0, 1, temperature * unit))
     limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
     return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
-
-
-def _finite(peak: Array) -> Array:
-    """The largest entry, as one that can be subtracted from -inf."""
-    return jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
 
 
 @jax.custom_jvp

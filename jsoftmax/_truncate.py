@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jsoftmax._checks import check_choice, check_logits, check_mask, check_rows, check_setting
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import counting, floor_of, select_top_k, select_top_p, top_p_limit
-from jsoftmax._row import Settings, check_settings, row_and_number, row_of
+from jsoftmax._row import Settings, check_settings, row_and_number, row_of, stored_on_cpus
 from jsoftmax._select import Weights, keep_first, select
 from jsoftmax._threshold import surprise
 from jsoftmax._typing import Along, Axis, AxisName, Setting, Ties
@@ -307,19 +307,9 @@ def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array
     def p_of(x: Array) -> Array:
         return jnp.where(x > -jnp.inf, jnp.exp(-minus_log_p(x)), 0)
 
-    # Stored for CPUs; other targets compute them in each pass over the logits.
     stored_score, stored_p = lax.optimization_barrier((score_of(row.x), p_of(row.x)))
-
-    def score(x: Array) -> Array:
-        return lax.platform_dependent(
-            x, stored_score, cpu=lambda _, stored: stored, default=lambda x, _: score_of(x)
-        )
-
-    def weights(x: Array) -> Array:
-        return lax.platform_dependent(
-            x, stored_p, cpu=lambda _, stored: stored, default=lambda x, _: p_of(x)
-        )
-
+    score = partial(stored_on_cpus, stored_score, score_of)
+    weights = partial(stored_on_cpus, stored_p, p_of)
     selected = select(
         row.x,
         score,
