@@ -1,7 +1,9 @@
 """Every test runs in the strict world: no implicit dtype or rank promotion, eight CPU devices,
 seeded keys."""
 
+import gc
 import os
+import zlib
 from collections.abc import Iterator
 
 # Before jax is imported: the tests are for CPU devices, whatever else is installed.
@@ -37,6 +39,34 @@ QUICKLY_COMPILED = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thin",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the cases of each parametrised test, run the first and one in N of the others",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    n: int = config.getoption("thin")
+    if n < 1:
+        raise pytest.UsageError(f"--thin: N must be at least 1, got {n}")
+    seen: set[str] = set()
+    dropped: list[pytest.Item] = []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        # By name: a stride would meet the same value of an inner parameter again and again.
+        if test in seen and zlib.crc32(item.nodeid.encode()) % n:
+            dropped.append(item)
+        seen.add(test)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        gone = set(map(id, dropped))
+        items[:] = [item for item in items if id(item) not in gone]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave out XLA's expensive passes in the modules named above."""
@@ -44,6 +74,15 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", name in QUICKLY_COMPILED)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_program_outlives_its_module() -> Iterator[None]:
+    """Give compiled programs back: each holds three memory maps, of which Linux allows a process
+    65,530. The whole suite compiles more, and the compiler dies of it."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
