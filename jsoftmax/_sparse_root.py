@@ -43,56 +43,79 @@ def solve(z: Array, peak: Array, alpha: Array | float, along: Along) -> tuple[Ar
 class _Support(NamedTuple):
     sweeps: Array
     entries: Array
-    """Size of the support of each row, which shrinks."""
+    """Size of the support of each row that M is the root of; inf where it is of none."""
     level: Array
     """M: entries with M + kappa z > 0 are in the support."""
+    low: Array
+    high: Array
+    """Bounds of M."""
     unfinished: Array
 
 
 def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Array, Array]:
-    """Solves for M on the support of the M before, until that stays: Michelot's algorithm."""
+    """Solves for M on the support of the M before, until that is the support of its own root.
+
+    For alpha = 2 the root never comes below M: Michelot's algorithm. For 1.5 entries outside the
+    support of M, with M + y < 0, count as if inside; the root falls short then, and the next may
+    jump over M again. Bounds keep it from going round in circles.
+    """
     y = z if alpha == 2 else z / 2
 
-    def shrink(state: _Support) -> _Support:
-        inside = y > -state.level
+    def step(state: _Support) -> _Support:
+        level = state.level
+        inside = y > -level
         present = jnp.where(inside, y, 0)
         if alpha == 2:
             total, count = row_sweep(along, sums=[present, inside.astype(y.dtype)])
-            level, approximate = (1 - total) / jnp.maximum(count, 1), count < 0
+            reached = total + level * count
+            newton = (1 - total) / jnp.maximum(count, 1)
+            root, is_root = newton, count > 0
         else:
             squares, total, count = row_sweep(
                 along, sums=[present * present, present, inside.astype(y.dtype)]
             )
-            level, approximate = _quadratic(squares, total, count, state.level)
-        # Rounding may let an entry in again: only a smaller support goes on.
-        unfinished = state.unfinished & (approximate | (count < state.entries))
+            reached = squares + level * (2 * total + count * level)
+            norm = jnp.sqrt(reached)
+            newton = level + (1 - norm) * norm / (total + count * level)
+            root, is_root = _quadratic(squares, total, count)
+        short = reached < 1
+        low, high = jnp.where(short, level, state.low), jnp.where(short, state.high, level)
+        # Where rounding would send it back, it has arrived.
+        newton = jnp.where(short, jnp.maximum(newton, level), jnp.minimum(newton, level))
+
+        def fits(x: Array) -> Array:
+            return ((low < x) & (x < high)) | (x == level)
+
+        is_root &= fits(root)
+        following = jnp.where(is_root, root, jnp.where(fits(newton), newton, (low + high) / 2))
+        # Supports are nested: those of one size are one.
+        found = (count == state.entries) | (following == level)
         return _Support(
             state.sweeps + 1,
-            count,
-            jnp.where(state.unfinished, level, state.level),
-            unfinished,
+            jnp.where(is_root, count, jnp.inf),
+            jnp.where(state.unfinished, following, level),
+            low,
+            high,
+            state.unfinished & ~found,
         )
 
     def goes_on(state: _Support) -> Array:
         return jnp.any(state.unfinished) & (state.sweeps < _MOST_SWEEPS)
 
     one = jnp.where(jnp.isnan(peak), jnp.nan, jnp.ones_like(peak))
-    first = _Support(jnp.int32(0), jnp.inf * one, one, peak > -jnp.inf)
-    found = lax.while_loop(goes_on, shrink, first)
+    first = _Support(jnp.int32(0), jnp.inf * one, one, 0 * one, one, peak > -jnp.inf)
+    found = lax.while_loop(goes_on, step, first)
     p = jnp.maximum(y + found.level, 0)
     return (p if alpha == 2 else p * p), found.sweeps
 
 
-def _quadratic(squares: Array, total: Array, count: Array, level: Array) -> tuple[Array, Array]:
-    """M with sum (M + y)^2 = 1 over the support; and where there is none, a step of Newton's."""
+def _quadratic(squares: Array, total: Array, count: Array) -> tuple[Array, Array]:
+    """M with sum (M + y)^2 = 1 over the support, and whether there is one."""
     entries = jnp.maximum(count, 1)
     mean = total / entries
     spread = squares - total * mean
-    missing = spread > 1
-    norm = jnp.sqrt(squares + level * (2 * total + entries * level))
-    newton = level + (1 - norm) * norm / (total + entries * level)
-    root = jnp.sqrt(jnp.where(missing, 0, 1 - spread) / entries) - mean
-    return jnp.where(missing, newton, root), missing
+    exists = (spread <= 1) & (count > 0)
+    return jnp.sqrt(jnp.where(exists, 1 - spread, 0) / entries) - mean, exists
 
 
 class _Search(NamedTuple):

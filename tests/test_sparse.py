@@ -119,6 +119,18 @@ def test_in_float64() -> None:
                 np.testing.assert_allclose(FIXED[alpha](x), want, atol=atol, rtol=0)
 
 
+@pytest.mark.parametrize("alpha", [1.5, 2.0])
+@pytest.mark.parametrize("scale", [0.03, 0.1, 0.3])
+def test_the_support_is_that_of_its_own_threshold(alpha: float, scale: float) -> None:
+    """Many rows with hundreds in the support, where a threshold of a support nearby is 1e-8 off."""
+    with jax.enable_x64(True):
+        x = scale * np.random.default_rng(5).standard_normal((300, 1000))
+        p = FIXED[alpha](x)
+        np.testing.assert_allclose(p.sum(-1), 1, rtol=0, atol=1e-13)
+        want = reference.over_rows(reference.entmax_row, x, 1.0, alpha)
+        np.testing.assert_allclose(p, want, atol=1e-14, rtol=0)
+
+
 def test_continuous_as_alpha_tends_to_one() -> None:
     x = rows.normal(300, 2.0).reshape(3, 100)
     limit = np.asarray(softmax(x), np.float64)
