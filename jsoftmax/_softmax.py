@@ -26,7 +26,7 @@ from jsoftmax._typing import Along, Axis, AxisName, Setting
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
 
-_MODERATE = (-8.0, 70.0)
+_MODERATE = (-0.5, 70.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]

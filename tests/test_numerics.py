@@ -65,6 +65,14 @@ def test_float32_softmax_within_4_eps(length: int) -> None:
     assert error[~normal].max(initial=0.0) <= 2 * TINY
 
 
+@pytest.mark.parametrize("largest", [-30.0, -7.5, -0.6, -0.4, 0.0, 69.0, 71.0])
+def test_no_probability_is_lost_that_is_a_float(largest: float) -> None:
+    """Whatever the largest logit, the exponential that stands for an entry is no denormal."""
+    x = np.array([[largest, largest - 80, largest - 86]], np.float32)
+    exact = reference.over_rows(reference.softmax_row, x, 1.0)
+    np.testing.assert_allclose(jax.jit(softmax)(x), exact, rtol=2e-5)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_float32_log_softmax_and_logsumexp_within_4_eps(length: int) -> None:
     x = numeric_rows(length)
