@@ -51,7 +51,8 @@ def read(file: Path | None = None) -> Corpus:
 def n_gram_loss(corpus: Corpus, n: int) -> float:
     """What a character of the test costs, in nats, if the n - 1 before it are all that is known.
 
-    Probabilities are how often it followed them in the text to learn from, SMOOTHING times more.
+    Its probability is how often it followed them in the text to learn from; SMOOTHING is added to
+    what was counted, so that nothing is impossible.
     """
     size = len(corpus.characters)
 
@@ -60,6 +61,14 @@ def n_gram_loss(corpus: Corpus, n: int) -> float:
         grams = np.lib.stride_tricks.sliding_window_view(ids.astype(np.int64), n)
         return grams @ size ** np.arange(n - 1, -1, -1)
 
-    counts = np.bincount(coded(corpus.train), minlength=size**n).reshape(-1, size) + SMOOTHING
-    probabilities = counts / counts.sum(axis=-1, keepdims=True)
-    return -float(np.mean(np.log(probabilities.ravel()[coded(corpus.test)])))
+    learnt, asked = coded(corpus.train), coded(corpus.test)
+    followed = occurrences(asked, learnt) + SMOOTHING
+    contexts = occurrences(asked // size, learnt // size) + SMOOTHING * size
+    return -float(np.mean(np.log(followed / contexts)))
+
+
+def occurrences(of: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """How often each number is among others."""
+    values, counts = np.unique(among, return_counts=True)
+    place = np.minimum(np.searchsorted(values, of), len(values) - 1)
+    return np.where(values[place] == of, counts[place], 0)

@@ -120,8 +120,9 @@ def epoch(
 
 def measure(logits: Array, labels: Array, temperature: Array | float) -> Measures:
     """The quality of softmax(logits / temperature)."""
+    predicted = jnp.argmax(jsoftmax.softmax(logits, temperature=temperature), axis=-1)
     return Measures(
-        accuracy=jnp.mean(jnp.argmax(logits, axis=-1) == labels),
+        accuracy=jnp.mean(predicted == labels),
         nll=jsoftmax.cross_entropy(logits, labels, temperature=temperature).mean(),
         ece=calibration.expected_calibration_error(
             logits, labels, temperature=temperature, bins=BINS
@@ -181,6 +182,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--images must be from 100 to 1500, of the 1797 that there are")
     if options.epochs < 1:
         parser.error("--epochs must be at least 1")
+    if not options.picture.parent.is_dir():
+        parser.error(f"--picture: there is no folder {options.picture.parent}")
     return options
 
 

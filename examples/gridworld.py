@@ -189,6 +189,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.updates < 1:
         parser.error("--updates must be at least 1")
+    if not options.picture.parent.is_dir():
+        parser.error(f"--picture: there is no folder {options.picture.parent}")
     return options
 
 

@@ -31,7 +31,8 @@ def of_calibration(
 ) -> Figure:
     """Losses and the fitted temperature by epoch, and a reliability diagram for each curve."""
     figure = Figure(figsize=(11, 3.9), layout="constrained")
-    losses, fitted, *diagrams = figure.subplot_mosaic("acd;bcd", height_ratios=(2, 1)).values()
+    axes = figure.subplot_mosaic("lab;tab", height_ratios=(2, 1))
+    losses, fitted, diagrams = axes["l"], axes["t"], (axes["a"], axes["b"])
     before, after, temperature = map(np.asarray, (before, after, temperature))
     epochs = np.arange(1, len(before) + 1)
     losses.plot(epochs, before, color=VERMILION, label="T = 1")
