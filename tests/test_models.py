@@ -106,12 +106,34 @@ class TestCharModel:
     def test_a_character_sees_what_came_before_it_alone(
         self, model: CharTransformer, tokens: jax.Array
     ) -> None:
-        changed = tokens.at[:, 12].set((tokens[:, 12] + 1) % SMALL.vocab_size)
+        place, reach = 5, SMALL.window - 1
+        changed = tokens.at[:, place].set((tokens[:, place] + 1) % SMALL.vocab_size)
         apart = np.abs(forward(model, tokens) - forward(model, changed)).max(axis=(0, 2))
-        assert np.all(apart[:12] == 0)
-        assert np.all(apart[12:20] > 1e-4)
+        assert np.all(apart[:place] == 0)
+        assert np.all(apart[place : place + reach + 1] > 1e-4)
         # Two layers, each of which sees a window.
-        assert np.all(apart[12 + 2 * (SMALL.window - 1) + 1 :] == 0)
+        beyond = apart[place + 2 * reach + 1 :]
+        assert len(beyond) == 4
+        assert np.all(beyond == 0)
+
+    def test_attention_is_what_it_says(self, model: CharTransformer, key: jax.Array) -> None:
+        attention = model.blocks[0].attention
+        x = jax.random.normal(key, (1, 12, SMALL.width))
+        got, _ = attention(x, jnp.int32(0), None)
+        heads = np.asarray(x[0] @ attention.query_key_value.kernel[...]).reshape(12, 3, 2, 8)
+        rows = np.zeros((12, 2, 8))
+        for head, slope in enumerate((2.0**-1, 2.0**-7)):
+            query, key_, value = np.float64(np.moveaxis(heads, 1, 0)[:, :, head])
+            query, key_ = (
+                each / np.sqrt(np.mean(each**2, -1, keepdims=True)) for each in (query, key_)
+            )
+            for i in range(12):
+                seen = np.arange(max(0, i - SMALL.window + 1), i + 1)
+                score = key_[seen] @ query[i] / float(attention.temperature[head, 0])
+                weight = np.exp(score - slope * (i - seen))
+                rows[i, head] = weight / weight.sum() @ value[seen]
+        want = rows.reshape(12, SMALL.width) @ np.float64(attention.output.kernel[...])
+        np.testing.assert_allclose(got[0], want, atol=1e-4)
 
     def test_cached_and_uncached_logits_agree(
         self, model: CharTransformer, tokens: jax.Array
@@ -418,6 +440,13 @@ class TestGridworld:
         logits, _ = agent(Walk(cell=jnp.array(3), goal=jnp.array(50)))
         want = jsoftmax.softmax(logits, where=jnp.asarray(LEGAL)[3], temperature=0.5)
         chex.assert_trees_all_close(gridworld.policy(agent, 0.5)[50, 3], want, atol=1e-6)
+
+    def test_training_repeats_itself(self) -> None:
+        with jax.numpy_dtype_promotion("standard"):  # For optax.
+            runs = [gridworld.train(updates=2, key=jax.random.key(0), show=silent) for _ in "ab"]
+        agents, curves = zip(*runs, strict=True)
+        chex.assert_trees_all_equal(*(eqx.filter(agent, eqx.is_array) for agent in agents))
+        assert curves[0] == curves[1]
 
     @pytest.mark.slow
     def test_script_learns(self, tmp_path: Path) -> None:
