@@ -41,23 +41,23 @@ forward = nnx.jit(lambda model, tokens: model(tokens)[0])
 SMALL = Config(vocab_size=11, num_layers=2, width=16, num_heads=2, window=8)
 
 
-def run(script: str, *argv: str, picture: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a script as a user does, and looks whether there is anything on its picture."""
-    command = [sys.executable, str(EXAMPLES / script), *argv, "--picture", str(picture)]
-    # One device, as a user has; and a width that does not depend on who runs the tests.
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(EXAMPLES.parent)}
-    result = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=picture.parent, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert "\x1b" not in result.stdout + result.stderr, "progress where there is no terminal"
-    assert "Warning" not in result.stderr
-    assert f"The picture: {picture}" in result.stdout + result.stderr
+def check_picture(picture: Path) -> None:
+    """There is a picture, and something on it."""
     pixels = imread(picture)[..., :3]
     assert min(pixels.shape[:2]) > 300
     assert pixels.std() > 0.05
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
-    return result
+
+
+def run(script: ModuleType, *argv: str, picture: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a script prints; it draws its picture."""
+    with jax.numpy_dtype_promotion("standard"):  # The schedules of optax mix integers and floats.
+        assert not script.main([*argv, "--picture", str(picture)])
+    check_picture(picture)
+    printed, notes = capsys.readouterr()
+    assert f"The picture: {picture}" in printed
+    assert not notes, "progress where there is no terminal"
+    return printed
 
 
 def number(line: str, text: str) -> float:
@@ -242,12 +242,20 @@ class TestCharTransformer:
 
     @pytest.mark.slow
     def test_script_beats_counting_triples(self, tmp_path: Path) -> None:
-        result = run(
-            "char_transformer.py",
-            "--quick",
-            *("--without", "eZ", "--prompt", "A li", "--length", "150"),
-            picture=tmp_path / "text.png",
+        # As a user runs it: another process, with one device and no settings of the tests.
+        picture = tmp_path / "text.png"
+        options = ["--without", "eZ", "--prompt", "A li", "--length", "150"]
+        result = subprocess.run(
+            [sys.executable, char_transformer.__file__, "--quick", *options, "--picture", picture],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)},
+            check=False,
         )
+        assert result.returncode == 0, result.stderr
+        assert "\x1b" not in result.stdout + result.stderr, "progress where there is no terminal"
+        assert "Warning" not in result.stderr
+        check_picture(picture)
         counted, loss = (
             number(words, result.stderr) for words in ("counting triples", "this model")
         )
@@ -306,8 +314,10 @@ class TestDigits:
         chex.assert_trees_all_equal(*runs)
 
     @pytest.mark.slow
-    def test_script_learns_and_the_temperature_helps(self, tmp_path: Path) -> None:
-        output = run("digits.py", "--epochs", "30", picture=tmp_path / "digits.png").stdout
+    def test_script_learns_and_the_temperature_helps(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = run(digits, "--epochs", "30", picture=tmp_path / "digits.png", capsys=capsys)
         table = {
             name: [
                 float(each)
@@ -441,16 +451,9 @@ class TestGridworld:
         want = jsoftmax.softmax(logits, where=jnp.asarray(LEGAL)[3], temperature=0.5)
         chex.assert_trees_all_close(gridworld.policy(agent, 0.5)[50, 3], want, atol=1e-6)
 
-    def test_training_repeats_itself(self) -> None:
-        with jax.numpy_dtype_promotion("standard"):  # For optax.
-            runs = [gridworld.train(updates=2, key=jax.random.key(0), show=silent) for _ in "ab"]
-        agents, curves = zip(*runs, strict=True)
-        chex.assert_trees_all_equal(*(eqx.filter(agent, eqx.is_array) for agent in agents))
-        assert curves[0] == curves[1]
-
     @pytest.mark.slow
-    def test_script_learns(self, tmp_path: Path) -> None:
-        text = run("gridworld.py", "--updates", "80", picture=tmp_path / "walks.png").stdout
+    def test_script_learns(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        text = run(gridworld, "--updates", "80", picture=tmp_path / "walks.png", capsys=capsys)
         random, agent, optimum = (
             number(name, text) for name in ("random legal moves", "the agent", "the optimum")
         )
