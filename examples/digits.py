@@ -164,7 +164,7 @@ def train(
         state = run(state, split.train, epoch_key)
         history.append(History(*examine(state.params, split)))
         before, after = history[-1].before.nll, history[-1].after.nll
-        show(number, f"unseen images: loss {before:.3f}, with a temperature {after:.3f}")
+        show(number, f"loss {before:.3f}, fitted {after:.3f}")
     return state.params, jax.tree.map(lambda *each: jnp.stack(each), *history)
 
 

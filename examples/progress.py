@@ -13,7 +13,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),  # On 80 columns the words have 27.
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
