@@ -69,7 +69,7 @@ def train_step(model: CharTransformer, optimizer: nnx.Optimizer, text: Array, ke
 
 
 @nnx.jit
-def test_loss(model: CharTransformer, windows: Array) -> Array:
+def losses_of(model: CharTransformer, windows: Array) -> Array:
     return lax.map(lambda batch: loss(model, batch), windows)
 
 
@@ -78,7 +78,7 @@ def evaluate(model: CharTransformer, text: np.ndarray) -> float:
     window = model.config.window
     batches = (len(text) - 1) // (window * BATCH)
     starts = np.arange(batches * BATCH).reshape(batches, BATCH, 1) * window
-    return float(test_loss(model, jnp.asarray(text[starts + np.arange(window + 1)])).mean())
+    return float(losses_of(model, jnp.asarray(text[starts + np.arange(window + 1)])).mean())
 
 
 def train(
