@@ -21,7 +21,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 pytest.register_assert_rewrite("tests.compare", "tests.statistics")
 
 # What a function means does not depend on how hard XLA tries: the modules that ask only that, with
-# hundreds of programs, are compiled in half the time. Numerics, statistics and models are not.
+# hundreds of programs, are compiled in half the time. Numerics, statistics and SmolLM2 are not.
 QUICKLY_COMPILED = {
     "test_calibration",
     "test_collectives",
@@ -31,6 +31,7 @@ QUICKLY_COMPILED = {
     "test_export",
     "test_gradients",
     "test_losses",
+    "test_models",
     "test_online",
     "test_plain_jit",
     "test_relaxed",
