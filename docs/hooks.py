@@ -61,7 +61,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_content(html: str, page: Page, files: Files, **_: object) -> str:
-    """Makes links of the names of public functions; mkdocs calls this."""
+    """Makes links of the names of public functions, and marks pages of code beside code."""
     reference = files.get_file_from_path(REFERENCE)
     if reference is None:
         raise PluginError(f"there is no {REFERENCE}")
@@ -71,7 +71,8 @@ def on_page_content(html: str, page: Page, files: Files, **_: object) -> str:
         name = PUBLIC.get(match[1] or "")
         return f'<a href="{url}#{name}">{match[0]}</a>' if name else match[0]
 
-    return LINK_OR_CODE.sub(link, html)
+    linked = LINK_OR_CODE.sub(link, html)
+    return f'<div class="beside">{linked}</div>' if page.file.name.startswith("from_") else linked
 
 
 def on_post_page(output: str, page: Page, **_: object) -> str:

@@ -277,6 +277,19 @@ def test_stored_is_what_the_peer_gives(page: str) -> None:
             assert_alike(run_by_torch(row), by_peer(row), rtol=1e-6, atol=1e-7)
 
 
+def test_optax_promotes_implicitly_as_its_page_says() -> None:
+    code = "jax.vmap(optax.projections.projection_simplex)(x)"
+    assert evaluate(code, names_of_jax("from_optax")) == "TypePromotionError"
+
+
+def test_pages_name_the_versions_that_are_stored() -> None:
+    versions = json.loads(STORED.read_text(encoding="utf-8"))["versions"]
+    release = {name: ".".join(version.split(".")[:2]) for name, version in versions.items()}
+    assert f"PyTorch {release['torch']} " in text_of("from_torch")
+    both = f"transformers {release['transformers']} and PyTorch {release['torch']} "
+    assert both in text_of("from_hugging_face")
+
+
 def test_every_page_has_its_tables() -> None:
     # A table whose comment or form is not understood would be left out in silence.
     for page in PAGES:
