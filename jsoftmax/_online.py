@@ -26,13 +26,7 @@ class OnlineSoftmax(NamedTuple):
     it can be carried by ``jax.lax.scan``, reduced by ``jax.lax.associative_scan``, and merged
     `across` devices. Every method is pure, and works under ``jit``, ``vmap`` and ``grad``.
 
-    Args:
-      peak: the largest logit so far, [..., 1]: -inf where nothing was allowed yet.
-      total: the sum of exp(logit - peak), [..., 1].
-      values: the sum of exp(logit - peak) times the values, [..., F].
-
-    Returns:
-      A state; `finish` gives the weighted mean, and `logsumexp` the normaliser.
+    Begin with `of` or `empty`; `finish` gives the weighted mean, and `logsumexp` the normaliser.
 
     Edge cases: a row with nothing allowed finishes as 0, with gradient 0. A -inf or disallowed
     entry has weight 0 and gradient 0; its value is still multiplied by that 0, so values must be
@@ -53,8 +47,11 @@ class OnlineSoftmax(NamedTuple):
     """
 
     peak: Array
+    """The largest logit so far, [..., 1]: -inf where nothing was allowed yet."""
     total: Array
+    """The sum of exp(logit - peak), [..., 1]."""
     values: Array
+    """The sum of exp(logit - peak) times the values, [..., F]."""
 
     @classmethod
     def empty(
