@@ -41,7 +41,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_post_page(output: str, **_: object) -> str:
-    """Fails the build where a formula was not drawn; mkdocs calls this."""
+    """Fails the build where a formula was not drawn; mkdocs calls this.
+
+    The link to the repository loses its mark, for which the theme would ask GitHub for stars and
+    releases whenever a page is read.
+    """
     if re.search(r"math::|:math:|wzxhzdk", output):
         raise PluginError("a formula was not drawn")
-    return output
+    return output.replace(' data-md-component="source"', "")

@@ -73,8 +73,8 @@ assert jnp.float16(9995) == 9992
 # ## Where exactly
 #
 # `exp(x)` overflows where it passes the largest number of its type, so at the logarithm of that
-# number. In float16 it is 11.09, a logit that many a trained model gives. bfloat16 keeps the range
-# of float32, and gives up digits instead.
+# number. In float16 it is 11.09, which is not much of a logit. bfloat16 keeps the range of float32,
+# and gives up digits instead.
 
 # %%
 for dtype, expected in (
@@ -168,9 +168,9 @@ assert jnp.allclose(jax.nn.softmax(x), jsoftmax.softmax(x), rtol=1e-6)
 # %% [markdown]
 # ## A long row overflows too
 #
-# Not only the exponentials, their *sum* must fit. The largest number of float16 is 65,504, and the
-# vocabulary of a language model has more entries than that. Here is a row of 70,000 equal logits.
-# Each probability should be 1/70,000, which float16 can hold.
+# Not only the exponentials, their *sum* must fit. The largest number of float16 is 65,504, and many
+# a vocabulary has more entries than that. Here is a row of 70,000 equal logits. Each probability
+# should be 1/70,000, which float16 can hold.
 
 # %%
 row = jnp.zeros(70_000, jnp.float16)

@@ -8,6 +8,7 @@
 
 # %%
 import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -179,9 +180,11 @@ print(f"a text of 40 tokens leaves the nucleus: {1 - 0.9**40:.1%}")
 assert 1 - 0.9**40 > 0.98
 
 # %% [markdown]
-# Temperature makes it worse. At T = 2 the tail of 49,152 tokens holds most of the mass, and a rule
-# that asks for a *mass* lets it in. A rule that asks for a share of the largest probability does
-# not. For each rule we keep the temperature and the cut in one call.
+# Temperature makes it worse. At T = 2 the tokens beyond the first fifty hold most of the mass, and
+# a rule that asks for a *mass* lets them in. A rule that asks for a share of the largest
+# probability does not; and how far a logit lies below the largest, in standard deviations, no
+# temperature changes. `truncation_mask` takes the temperature and the cuts in one call; for the
+# other rules, `temperature_scale` divides the logits first.
 
 # %%
 for temperature in (1.0, 1.5, 2.0):
@@ -191,11 +194,16 @@ for temperature in (1.0, 1.5, 2.0):
     by_share = jsoftmax.truncation_mask(
         village, temperature=temperature, min_p=0.1
     ).sum()
-    print(
-        f"T = {temperature}: top-p 0.9 keeps {by_mass:5,}, min-p {by_share:2,}"
-    )
+    scaled = jsoftmax.temperature_scale(village, temperature)
+    by_spread = jsoftmax.top_n_sigma_mask(scaled, 1.0).sum()
+    beyond = jsoftmax.softmax(scaled).sum(where=~rules["top-k 50"][2])
+    print(f"T = {temperature}: beyond the first fifty a mass of {beyond:.2f}")
+    print(f"  top-p 0.9 keeps {by_mass:,}, min-p 0.1 {by_share}", end=", ")
+    print(f"top-n-sigma 1 {by_spread}")
 
+assert beyond > 0.5
 assert by_mass > 1000 > by_share
+assert by_spread == rules["top-n-sigma 1"][2].sum()
 
 # %% [markdown]
 # ## Rules compose
@@ -219,18 +227,17 @@ assert (
 # A rule of your own is a mask as well: words of four letters at most.
 short = jnp.array([len(word(i).strip()) <= 4 for i in range(len(village))])
 p = jsoftmax.softmax(village, where=k_then_p & short)
-print(
-    "short words only:",
-    {word(i): round(float(p[i]), 3) for i in np.flatnonzero(p)},
-)
+print("short words only:")
+for i in np.flatnonzero(p):
+    print(f"  {p[i]:.3f}{word(i)}")
 assert ((p > 0) == (k_then_p & short)).all()
 
 # %% [markdown]
 # ## Writing
 #
-# To write one needs no mask: `sample` takes the settings. It draws from what they keep and never
-# looks for the cut. All settings are traced and may differ from row to row, so that four ways of
-# decoding are four rows of *one* batch and one program.
+# To write one needs no mask: `sample` takes the settings, and draws from what they keep. (For top-p
+# it never even looks for the cut.) All settings are traced and may differ from row to row, so that
+# four ways of decoding are four rows of *one* batch and one program.
 
 # %%
 settings = {
@@ -269,7 +276,9 @@ written, log_probs, rows = (
 )
 print(texts[2], "...")
 for name, row in zip(settings, written, strict=True):
-    print(f"\n[{name}]\n{tokenizer.decode(row.tolist())}")
+    print(
+        f"\n[{name}]", textwrap.fill(tokenizer.decode(row.tolist())), sep="\n"
+    )
 
 # %% [markdown]
 # Every token that was drawn is one that the mask of the same settings keeps, and its

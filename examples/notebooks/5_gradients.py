@@ -3,7 +3,7 @@
 #
 # A logit of $-\infty$ is an honest way to say "never": its probability is exactly 0. Masks, padding
 # and truncation all produce it. The values are easy to get right. The *gradients* are where NaN
-# comes from, and one NaN spoils every weight of a model at the next step.
+# comes from, and one NaN in a gradient can spoil every weight of a model.
 
 # %%
 import jax
