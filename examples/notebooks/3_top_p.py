@@ -113,7 +113,7 @@ assert (p.sum(-1, where=rules["top-p 0.9"]) >= 0.9 - 1e-5).all()
 village = logits[2]
 figure, ax = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
 ax = plot.kept_set(
-    village, jsoftmax.top_p_mask(village, 0.7), labels=word, top=22, ax=ax
+    village, jsoftmax.top_p_mask(village, 0.7), labels=word, top=20, ax=ax
 )
 
 # %% [markdown]
@@ -135,7 +135,7 @@ masks = {
     "top-n-sigma 1": jsoftmax.top_n_sigma_mask(village, 1.0),
 }
 figure, ax = plt.subplots(figsize=(7.2, 3.0), layout="constrained")
-ax = plot.compare_truncations(village, masks, labels=word, top=22, ax=ax)
+ax = plot.compare_truncations(village, masks, labels=word, top=20, ax=ax)
 
 assert not masks["typical 0.5"][jnp.argmax(village)]
 

@@ -98,7 +98,7 @@ attention = {
 zeros = {name: int(((p == 0) & causal).sum()) for name, p in attention.items()}
 
 figure, panels = plt.subplots(
-    1, 4, figsize=(9.6, 2.9), sharey=True, layout="constrained"
+    1, 4, figsize=(8.6, 2.7), sharey=True, layout="constrained"
 )
 for ax, (name, p) in zip(panels, attention.items(), strict=True):
     # Exact zeros stay grey.
@@ -150,7 +150,7 @@ assert jnp.allclose(of_score, expected, atol=1e-6)
 # in one program.
 
 # %%
-classes, width, trained_on = 8, 64, 16
+classes, width, trained_on = 8, 32, 16
 
 
 def draw_sets(key, number, size):
@@ -213,7 +213,7 @@ for name, each in zip(names, losses, strict=True):
     print(f"{name:>10}: loss of the last 50 steps {each[-50:].mean():.3f}")
 
 # %%
-sizes = (16, 64, 256, 1024)
+sizes = (16, 128, 1024)
 accuracy, largest, number = [], [], []
 for size in sizes:
     priority, kind, label = draw_sets(jax.random.key(2), 500, size)
@@ -223,7 +223,7 @@ for size in sizes:
     largest.append(weights.max(-1).mean(-1))
     number.append((weights > 0).sum(-1).mean(-1))
 
-figure, panels = plt.subplots(1, 3, figsize=(9.0, 2.9), layout="constrained")
+figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.7), layout="constrained")
 for ax, values, title in zip(
     panels,
     (accuracy, largest, number),
@@ -246,7 +246,7 @@ panels[2].set_yscale("log", base=2)
 panels[2].set_yticks(
     [1, 4, 16, 64, 256, 1024], labels=["1", "4", "16", "64", "256", "1024"]
 )
-panels[0].legend(frameon=False, fontsize=8)
+panels[0].legend(frameon=False, fontsize=8, loc="upper right")
 
 for size, each in zip(sizes, accuracy, strict=True):
     shares = zip(names, each, strict=True)
@@ -255,7 +255,7 @@ for size, each in zip(sizes, accuracy, strict=True):
     )
 for name, weighed in zip(names, number[-1], strict=True):
     print(f"of 1024 items {name} gives weight to {weighed:.0f}")
-assert (accuracy[0] > 0.95).all()
+assert (accuracy[0] > 0.9).all()
 assert largest[-1][0] < 0.1
 assert 5 < number[-1][2] < 15
 for each in accuracy[1:]:
