@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from nbconvert import MarkdownExporter
 
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
@@ -73,7 +73,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages; mkdocs calls this."""
     for path in sorted(FOLDER.glob("*.ipynb")):
         page, pictures = convert(path)
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
+        # Included, so that the build fails where the nav lacks it.
+        inclusion = InclusionLevel.INCLUDED
+        name = f"notebooks/{path.stem}.md"
+        files.append(File.generated(config, name, content=page, inclusion=inclusion))
         for name, content in pictures.items():
             files.append(File.generated(config, f"notebooks/{name}", content=content))
     return files
