@@ -24,15 +24,13 @@ class OnlineSoftmax(NamedTuple):
 
     The state is a pytree of three arrays and merging is associative, with `empty` as its identity:
     it can be carried by ``jax.lax.scan``, reduced by ``jax.lax.associative_scan``, and merged
-    `across` devices. Every method is pure, and works under ``jit``, ``vmap`` and ``grad``.
+    `across` devices. Every method is pure, and works under ``jit``, ``vmap`` and ``grad``. `finish`
+    gives the weighted mean, and `logsumexp` the normaliser.
 
-    Args:
+    Attributes:
       peak: the largest logit so far, [..., 1]: -inf where nothing was allowed yet.
       total: the sum of exp(logit - peak), [..., 1].
       values: the sum of exp(logit - peak) times the values, [..., F].
-
-    Returns:
-      A state; `finish` gives the weighted mean, and `logsumexp` the normaliser.
 
     Edge cases: a row with nothing allowed finishes as 0, with gradient 0. A -inf or disallowed
     entry has weight 0 and gradient 0; its value is still multiplied by that 0, so values must be
