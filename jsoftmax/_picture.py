@@ -199,7 +199,8 @@ def draw_bars(
         edgecolor=edge,
         linewidth=0.9,
         hatch=hatch,
-        label=label,
+        # With no bar to show, the legend would take the colour of another.
+        label=label if np.size(places) else None,
     )
 
 
