@@ -31,6 +31,7 @@ QUICKLY_COMPILED = {
     "test_errors",
     "test_export",
     "test_gradients",
+    "test_linear",
     "test_losses",
     "test_migration",
     "test_models",
@@ -38,9 +39,13 @@ QUICKLY_COMPILED = {
     "test_plain_jit",
     "test_platforms",
     "test_relaxed",
+    "test_review",
     "test_select",
     "test_sharded",
+    "test_sparse",
 }
+# In a thinned run all are, but for these, whose tolerances are those of whole optimisation.
+WHOLLY_COMPILED = {"test_fenchel_young", "test_numerics"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,9 +78,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leave out XLA's expensive passes in the modules named above."""
+    """Leave out XLA's expensive passes, by the lists above."""
     name = request.module.__name__.rpartition(".")[2]
-    jax.config.update("jax_disable_most_optimizations", name in QUICKLY_COMPILED)
+    thinned = request.config.getoption("thin") > 1
+    quickly = name in QUICKLY_COMPILED or (thinned and name not in WHOLLY_COMPILED)
+    jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 

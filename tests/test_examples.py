@@ -97,6 +97,7 @@ def settings(batch: int, temperature: float = 0.0) -> Settings:
 
 
 class TestModel:
+    @pytest.mark.slow
     def test_cached_and_uncached_logits_agree(
         self, checkpoint: Checkpoint, model: SmolLM2, decoder: Callable[[int], Decoder]
     ) -> None:
@@ -252,6 +253,7 @@ class TestTokenizer:
 
 
 class TestGenerate:
+    @pytest.mark.slow
     def test_greedy_text_answers_whatever_the_seed(self, run) -> None:
         status, out, err = run(FRANCE, "--greedy", "--max-tokens", "12")
         assert status == 0
@@ -267,6 +269,7 @@ class TestGenerate:
         )
         assert first == again != other
 
+    @pytest.mark.slow
     def test_rows_have_their_own_temperature(self, run) -> None:
         status, out, err = run("--temperature", "0", "0.7", "5", FRANCE, "--max-tokens", "12")
         assert status == 0
@@ -358,6 +361,7 @@ class TestGenerate:
         assert "right" in shown
         assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # The cursor is back.
 
+    @pytest.mark.slow
     def test_ctrl_c_while_writing(self) -> None:
         process = subprocess.Popen(
             [sys.executable, GENERATE, "Tell me a long story.", "--seed", "1"],
@@ -386,6 +390,7 @@ class TestGenerate:
         assert b"Traceback" not in out + err
 
 
+@pytest.mark.slow
 class TestShardedDecode:
     @pytest.fixture(autouse=True)
     def shared(

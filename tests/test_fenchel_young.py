@@ -124,6 +124,7 @@ def test_gradient_is_the_map_minus_the_label(alpha: float, closed: bool) -> None
 
 
 @pytest.mark.parametrize("kind", ["label", "distribution"])
+@pytest.mark.slow
 def test_check_grads(kind: str) -> None:
     """In logits, temperature and alpha; and in a distribution along the simplex."""
     with jax.enable_x64(True):

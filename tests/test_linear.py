@@ -98,6 +98,7 @@ class TestEqualsDense:
         )
         chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
 
+    @pytest.mark.slow
     def test_double_precision_and_numerical_derivatives(self) -> None:
         with jax.enable_x64(True):
             draw = np.random.default_rng(0)
@@ -314,6 +315,7 @@ class TestMesh:
             of_mesh, jax.grad(lambda data: total(alone, data))(data), rtol=1e-5, atol=2e-6
         )
 
+    @pytest.mark.slow
     def test_gradient_taken_inside(self) -> None:
         """A training step inside shard_map: the mean over the batch, then the gradient."""
         data = self.data() | {"labels": jnp.array([0, 8, 1, 35, 20, 30])}

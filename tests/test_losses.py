@@ -365,6 +365,7 @@ class TestLabels:
 
 class TestDerivatives:
     @pytest.mark.parametrize("kind", ["label", "distribution"])
+    @pytest.mark.slow
     def test_numerical_to_third_order(self, kind: str) -> None:
         with jax.enable_x64(True):
             draw = np.random.default_rng(0)

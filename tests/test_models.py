@@ -190,6 +190,7 @@ class TestCharText:
 
 
 class TestCharTransformer:
+    @pytest.mark.slow
     def test_training_is_traced_once_and_repeats_itself(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -306,6 +307,7 @@ class TestDigits:
         state = digits.epoch(optimizer, state, examples, jax.random.key(0))
         np.testing.assert_array_equal(state.params, np.ones(100))
 
+    @pytest.mark.slow
     def test_training_repeats_itself(self) -> None:
         split = digits.load(100, 0)
         key = jax.random.key(0)

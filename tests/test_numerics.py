@@ -1,6 +1,8 @@
 """Accuracy: half precision within one unit in the last place, float32 within 4 eps of float64."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,10 @@ from jsoftmax import log_softmax, logsumexp, softmax
 from tests import real_logits, reference, rows
 from tests.compare import ulps_apart
 from tests.reference import Row
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import numerics
 
 LENGTHS = (1, 7, 1000, 49152, 131072)
 SCALES = (1e-3, 0.1, 1.0, 3.0, 10.0)
@@ -138,3 +144,29 @@ def test_real_logits() -> None:
             exact = reference.over_rows(row, half, 1.0)
             apart = ulps_apart(function(half), exact)
             assert np.where(np.abs(exact) < 2 * TINY, 0, apart).max() <= 1
+
+
+MOST = {"bfloat16": (0.51, 0.51), "float32": (10.0, 60.0)}
+"""The errors of maps and losses, in the units of docs/numerics.md; those of entmax, which loses
+digits where many entries share the mass."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", MOST)
+def test_table_of_errors(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a few of its inputs: what the table says is measured, and its reference is right."""
+    monkeypatch.setattr(numerics, "LENGTHS", (10, 3000))
+    monkeypatch.setattr(numerics, "ENTRIES", 6000)
+    monkeypatch.setattr(numerics, "SCALES", (1e-30, 0.1, 3.0, 30.0, 1e30))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = numerics.measure(dtype, quick=False)
+    ours = {job: tally.largest for (job, _, by), tally in found.items() if by == "jsoftmax"}
+    assert len(ours) == len(numerics.jobs())
+    for job, largest in ours.items():
+        if "gradient" not in job:
+            most = MOST[dtype]["entmax" in job]
+            assert largest <= most, f"{job}: {largest:.2f}"
+    # A peer that is known to round more: the measure sees it.
+    peer = found["softmax", dtype, "jax"].largest
+    assert peer > 30
+    assert "softmax, gradient" in numerics.table(found)

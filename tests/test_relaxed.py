@@ -15,6 +15,7 @@ DRAWS = 100_000
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_hard_draws_follow_the_softmax(dtype: str) -> None:
     """Over a row of 200 with a -inf and a masked entry, whatever the temperature."""
     x = jnp.asarray(rows.normal(200, 1.5), dtype).at[5].set(-INF)
@@ -40,6 +41,7 @@ def test_bfloat16_draws_are_not_biased() -> None:
     assert abs(float(token.mean()) - 2047.5) < 5 * standard_error
 
 
+@pytest.mark.slow
 def test_rare_entries_are_drawn_as_often_as_they_should_be() -> None:
     """5e-5 of the mass, on 50 entries of 1e-6 each."""
     x = jnp.concatenate([jnp.full(50, jnp.log(1e-6)), jnp.zeros(1)])

@@ -91,6 +91,7 @@ def statistical_rows() -> dict[str, Row]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_draws_follow_the_exact_truncated_distribution(key: jax.Array, dtype: str) -> None:
     """Chi-square for every class of row under every combination of settings: 2 million draws in
     all."""
@@ -147,6 +148,7 @@ def test_a_million_draws_never_leave_the_mask(key: jax.Array) -> None:
     assert wrong.size == 0, [(names[i % len(names)], int(j)) for i, j in wrong[:5]]
 
 
+@pytest.mark.slow
 def test_tail_entries_are_drawn_as_often_as_they_should_be(key: jax.Array) -> None:
     """Entries of probability 1e-7 to 1e-6, in four groups, between entries that hold the mass."""
     logits = tails()
@@ -278,6 +280,7 @@ def test_settings_that_leave_one_entry_decide_the_token(key: jax.Array) -> None:
         np.testing.assert_allclose(log_prob, 0, atol=1e-30)
 
 
+@pytest.mark.slow
 def test_rows_with_nothing_allowed(key: jax.Array) -> None:
     x = np.array(
         [[-INF] * 5, [1, 2, 3, 4, 5], [np.nan, INF, 1, -INF, 0], [0, 0, 0, 0, 9]], np.float32
@@ -315,6 +318,7 @@ def test_broken_rows_give_a_token_in_range_and_a_nan(key: jax.Array) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.slow
 def test_log_prob_is_that_of_the_truncated_distribution(key: jax.Array, dtype: str) -> None:
     x = np.stack([rows.normal(64, 2.0, seed) for seed in range(32)])
     x = jnp.asarray(np.broadcast_to(x, (len(COMBINATIONS), *x.shape)), jnp.dtype(dtype))

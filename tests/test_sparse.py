@@ -206,6 +206,7 @@ def test_each_row_has_its_own_alpha() -> None:
 @pytest.mark.parametrize(
     "alphas", [(1.05, 1.5), (1.2, 2.0), (1.8, 2.4), (3.0, 1.1)], ids=lambda a: f"{a[0]}-{a[1]}"
 )
+@pytest.mark.slow
 def test_check_grads_to_third_order(alphas: tuple[float, float]) -> None:
     """Numerical differences of each order in logits, temperature and alpha, with a masked entry."""
     with jax.enable_x64(True):
@@ -325,6 +326,7 @@ def sweeps_of(x: Row, alpha: float, closed: bool) -> int:
     return int(sweeps)
 
 
+@pytest.mark.slow
 def test_thresholds_take_few_sweeps() -> None:
     """On batches of 32 rows, as many as the slowest row takes."""
     for scale, most in ((3.0, 6), (1.0, 9), (0.3, 12)):
