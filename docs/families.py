@@ -16,12 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jsoftmax
+from panels import EMPTY, FILLED, INK, QUIET, SHADES, plain, save
 
 DOCS = Path(__file__).parent
-ASSETS = DOCS / "assets"
-INK, QUIET, FILLED, EMPTY = "#1f2430", "#6b7280", "#3b5bdb", "#c9ced6"
 ACCENT = "#e8590c"
-SHADES = ("#a9b8f5", "#7d92ec", "#3b5bdb", "#26409f", "#131f4d")
 
 ROW = np.array([2.0, 2.0, 1.4, 0.8, 0.0], np.float32)
 """Five logits, of which the two largest are equal."""
@@ -35,14 +33,6 @@ def real() -> dict[str, np.ndarray]:
     sys.path.append(str(DOCS.parent))
     module = importlib.import_module("tests.real_logits")
     return dict(zip(module.names(), module.load(), strict=True))
-
-
-def plain(panel: plt.Axes, title: str) -> None:
-    """A title on the left, and no box."""
-    panel.set_title(title, fontsize=10.5, color=INK, loc="left")
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(EMPTY)
-    panel.tick_params(which="both", length=0, labelsize=8.5, labelcolor=QUIET)
 
 
 def temperature(rows: dict[str, np.ndarray]) -> plt.Figure:
@@ -182,11 +172,7 @@ def main() -> None:
     for draw in (temperature, truncations, sampling):
         if sys.argv[1:] not in ([], [draw.__name__]):
             continue
-        figure = draw(rows)
-        # An opaque white ground: legible on a dark page too.
-        path = ASSETS / f"{draw.__name__}.png"
-        figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
-        plt.close(figure)
+        save(draw(rows), draw.__name__)
 
 
 if __name__ == "__main__":

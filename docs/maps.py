@@ -3,8 +3,6 @@
 uv run --group docs docs/maps.py
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -12,23 +10,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jsoftmax
+from panels import EMPTY, FILLED, INK, QUIET, SHADES, plain, save
 
-ASSETS = Path(__file__).parent / "assets"
 LOGITS = np.array([2.0, 1.6, 1.1, 0.9, 0.1, -0.5, -1.2, -2.0], np.float32)
 ALPHAS = (1.0, 1.25, 1.5, 2.0, 4.0)
 TEMPERATURES = (0.5, 1.0, 2.0)
 SEED = 5
-
-INK, QUIET, FILLED, EMPTY = "#1f2430", "#6b7280", "#3b5bdb", "#c9ced6"
-SHADES = ("#a9b8f5", "#7d92ec", "#3b5bdb", "#26409f", "#131f4d")
-
-
-def plain(panel: plt.Axes, title: str) -> None:
-    """A title on the left, and no box."""
-    panel.set_title(title, fontsize=10.5, color=INK, loc="left")
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(EMPTY)
-    panel.tick_params(length=0, labelsize=8.5, labelcolor=QUIET)
 
 
 def each_map() -> plt.Figure:
@@ -106,11 +93,8 @@ def sweeps() -> plt.Figure:
 
 def main() -> None:
     mpl.use("agg")
-    ASSETS.mkdir(exist_ok=True)
     for name, figure in (("maps", each_map()), ("map_sweeps", sweeps())):
-        # An opaque white ground: legible on a dark page too.
-        path = ASSETS / f"{name}.png"
-        figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
+        save(figure, name)
 
 
 if __name__ == "__main__":

@@ -174,22 +174,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--min-p", type=float, default=0.02, metavar="X", help="of the largest p (default: 0.02)")
     add("--without", default="", metavar="CHARS", help="characters never to write")
     add("--seed", type=int, default=0, metavar="N", help="another seed, another text (default: 0)")
-    add(
-        "--picture",
-        type=Path,
-        default=Path("char_transformer.png"),
-        metavar="FILE",
-        help="where to draw",
-    )
-    options = parser.parse_args(argv)
+    options = pictures.parse(parser, argv, "char_transformer.png")
     if options.steps is None:
         options.steps = 150 if options.quick else 240
     if options.steps < 1 or options.length < 1 or not options.prompt:
         parser.error("--steps and --length must be at least 1, and --prompt not empty")
     if min(options.temperature) < 0 or not 0 <= options.top_p <= 1 or not 0 <= options.min_p <= 1:
         parser.error("--temperature must be at least 0, --top-p and --min-p from 0 to 1")
-    if not options.picture.parent.is_dir():
-        parser.error(f"--picture: there is no folder {options.picture.parent}")
     return options
 
 

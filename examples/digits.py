@@ -12,7 +12,6 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import haiku as hk
@@ -176,14 +175,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--images", type=int, default=300, metavar="N", help="to learn from (default: 300)")
     add("--epochs", type=int, default=100, metavar="N", help="passes over them (default: 100)")
     add("--seed", type=int, default=0, metavar="N", help="another seed, other images (default: 0)")
-    add("--picture", type=Path, default=Path("digits.png"), metavar="FILE", help="where to draw")
-    options = parser.parse_args(argv)
+    options = pictures.parse(parser, argv, "digits.png")
     if not 100 <= options.images <= 1500:
         parser.error("--images must be from 100 to 1500, of the 1797 that there are")
     if options.epochs < 1:
         parser.error("--epochs must be at least 1")
-    if not options.picture.parent.is_dir():
-        parser.error(f"--picture: there is no folder {options.picture.parent}")
     return options
 
 

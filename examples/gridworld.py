@@ -11,7 +11,6 @@ the most that can be earned.
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -185,12 +184,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--updates", type=int, default=400, metavar="N", help="of the agent (default: 400)")
     add("--seed", type=int, default=0, metavar="N", help="another seed, another run (default: 0)")
-    add("--picture", type=Path, default=Path("gridworld.png"), metavar="FILE", help="where to draw")
-    options = parser.parse_args(argv)
+    options = pictures.parse(parser, argv, "gridworld.png")
     if options.updates < 1:
         parser.error("--updates must be at least 1")
-    if not options.picture.parent.is_dir():
-        parser.error(f"--picture: there is no folder {options.picture.parent}")
     return options
 
 

@@ -1,6 +1,8 @@
 """The pictures that the models end with: `char_transformer.py`, `digits.py` and `gridworld.py`."""
 
+import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +13,19 @@ import four_rooms
 from jsoftmax import calibration, plot
 
 BLUE, VERMILION, GREY = "#2a7fc1", "#d55e00", "#808080"
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, picture: str
+) -> argparse.Namespace:
+    """Parses the options of a script, and --picture beside them: a file in a folder that exists."""
+    parser.add_argument(
+        "--picture", type=Path, default=Path(picture), metavar="FILE", help="where to draw"
+    )
+    options = parser.parse_args(argv)
+    if not options.picture.parent.is_dir():
+        parser.error(f"--picture: there is no folder {options.picture.parent}")
+    return options
 
 
 def of_training(losses: Sequence[float], levels: Mapping[str, float], ax: Axes) -> None:

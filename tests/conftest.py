@@ -63,17 +63,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if n < 1:
         raise pytest.UsageError(f"--thin: N must be at least 1, got {n}")
     seen: set[str] = set()
+    kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:
         test = item.nodeid.partition("[")[0]
         # By name: a stride would meet the same value of an inner parameter again and again.
-        if test in seen and zlib.crc32(item.nodeid.encode()) % n:
-            dropped.append(item)
+        leave_out = test in seen and zlib.crc32(item.nodeid.encode()) % n
+        (dropped if leave_out else kept).append(item)
         seen.add(test)
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
-        gone = set(map(id, dropped))
-        items[:] = [item for item in items if id(item) not in gone]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
 
 
 @pytest.fixture(autouse=True, scope="module")
