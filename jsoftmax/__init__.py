@@ -31,12 +31,14 @@ from jsoftmax._truncate import top_k_mask as top_k_mask
 from jsoftmax._truncate import top_p_mask as top_p_mask
 from jsoftmax._truncate import truncation_mask as truncation_mask
 from jsoftmax._truncate import typical_mask as typical_mask
+from jsoftmax._watch import checked as checked
 
 __version__ = "0.1.0"
 
 __all__ = [
     "OnlineSoftmax",
     "calibration",
+    "checked",
     "cross_entropy",
     "entmax",
     "entropy",

@@ -14,7 +14,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jsoftmax._reduce import row_sum
 from jsoftmax._typing import Along, Axis, AxisName, Setting
+from jsoftmax._watch import Values, watch_rows, watch_values, watching
 
 _ALLOWED = {
     "temperature": "a number >= 0 (0 is the arg-max limit, inf is uniform)",
@@ -30,6 +32,18 @@ _ALLOWED = {
     "logit_softcap": "a number > 0 (None is off)",
     "weights": "finite numbers >= 0 (0 ignores the example)",
 }
+_LARGEST = float(np.finfo(np.float64).max)
+_RANGES = {
+    "temperature": (0.0, np.inf),
+    "alpha": (1.0, 4.0),
+    "label_smoothing": (0.0, 1.0),
+    "z_loss": (0.0, np.inf),
+    "logit_softcap": (5e-324, np.inf),
+    "weights": (0.0, _LARGEST),
+}
+"""Where a number may lie; elsewhere it is an error. The others may lie anywhere."""
+_MEANT = dict.fromkeys(("p", "min_p", "mass", "epsilon"), (0.0, 1.0))
+"""Where a number is when it is meant: it is an error elsewhere for `checked`."""
 
 
 class Rows(NamedTuple):
@@ -85,10 +99,10 @@ def check_rows(
     """Check and convert the arguments that every function of rows shares."""
     array = check_logits(function, logits, argument)
     along = Along(check_axis(function, axis, array.ndim), check_axis_name(function, axis_name))
-    if where is None:
-        return Rows(array, None, along)
-    mask = check_mask(function, "where", where, array.shape)
-    return Rows(jnp.where(mask, array, jnp.asarray(-jnp.inf, array.dtype)), mask, along)
+    mask = None if where is None else check_mask(function, "where", where, array.shape)
+    if mask is not None:
+        array = jnp.where(mask, array, jnp.asarray(-jnp.inf, array.dtype))
+    return Rows(watch_rows(function, argument, array, along), mask, along)
 
 
 def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> Array:
@@ -174,6 +188,10 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
             f"{function}: {argument} must be a number or broadcast to the batch shape {batch} "
             f"(the logits' shape without axis), got shape {array.shape}"
         )
+    name = argument.removeprefix("top_")
+    array = watch_values(
+        function, argument, array, lambda x: _refused(name, x, _RANGES | _MEANT), _meant(name)
+    )
     array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
     return jnp.expand_dims(array, axis).astype(rows.compute_dtype)
 
@@ -218,11 +236,13 @@ def check_labels(
     where: ArrayLike | None = None,
     *,
     distribution: bool = False,
+    heeded: Array | None = None,
 ) -> Array:
     """Convert to class indices in int32, with `axis` of size one: -1 where out of range.
 
     Static labels out of range raise, but for those of rows in which `where`, static too, allows
     nothing: such a label is ignored. Where a `distribution` may be given, it comes back as it is.
+    At run time a label is ignored in a row with nothing allowed and where it is not `heeded`.
     """
     if type(labels) is int:
         labels = min(max(labels, -1), 2**31 - 1)
@@ -236,7 +256,9 @@ def check_labels(
                 f"{function}: floating-point labels are a distribution and must have the logits' "
                 f"shape {shape}, got shape {array.shape} (class indices are integers)"
             )
-        return array
+        if watching() and rows.where is not None:
+            array = jnp.where(rows.where, array, jnp.zeros_like(array))
+        return watch_rows(function, "labels", array, rows.along)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         also = " (class indices) or floating-point numbers (a distribution)" if distribution else ""
         raise TypeError(f"{function}: labels must be integers{also}, got dtype {array.dtype}")
@@ -259,6 +281,17 @@ def check_labels(
             )
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
+    if watching():
+        some = jnp.squeeze(row_sum(rows.logits != -jnp.inf, rows.along), axis) > 0
+        heeded = some if heeded is None else some & heeded
+        array = watch_values(
+            function,
+            "labels",
+            array,
+            lambda x: (x < 0) | (x >= size),
+            f"in [0, {size}) (or ignored by where)",
+            heeded,
+        )
     inside = (array >= 0) & (array < size)
     return jnp.expand_dims(jnp.where(inside, array.astype(jnp.int32), -1), axis)
 
@@ -350,23 +383,24 @@ def _unbounded(value: Setting) -> Setting:
 
 def _check_static(function: str, argument: str, value: np.ndarray) -> None:
     name = argument.removeprefix("top_")
-    as_float = value.astype(np.float64)
-    bad = np.isnan(as_float)
-    if name in ("temperature", "z_loss", "label_smoothing", "weights"):
-        bad |= as_float < 0
-    if name == "weights":
-        bad |= np.isinf(as_float)
-    if name == "alpha":
-        bad |= (as_float < 1) | (as_float > 4)
-    if name == "label_smoothing":
-        bad |= as_float > 1
-    if name == "logit_softcap":
-        bad |= as_float <= 0
-    if name == "k":
-        bad |= np.isfinite(as_float) & (as_float != np.floor(as_float))
+    bad = _refused(name, value, _RANGES)
     if bad.any():
         shown = value[bad].flat[0] if value.ndim else value[()]
         raise ValueError(f"{function}: {argument} must be {_ALLOWED[name]}, got {argument}={shown}")
+
+
+def _refused(name: str, value: Values, ranges: dict[str, tuple[float, float]]) -> Values:
+    """Which of the numbers are NaN, or not what the setting of this name may be."""
+    as_float = value.astype(np.float64)
+    least, most = ranges.get(name, (-np.inf, np.inf))
+    bad = ~((as_float >= least) & (as_float <= most))
+    if name == "k":
+        bad |= np.isfinite(as_float) & (as_float != np.floor(as_float))
+    return bad
+
+
+def _meant(name: str) -> str:
+    return "in [0, 1]" if name in _MEANT else _ALLOWED[name]
 
 
 def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

@@ -31,6 +31,7 @@ from jsoftmax._losses import Parts, combine
 from jsoftmax._reduce import row_max, row_sum, shard_count, shard_index, vary_alike
 from jsoftmax._softmax import inverse, normalizer, shift
 from jsoftmax._typing import Along, AxisName, Setting
+from jsoftmax._watch import watch_rows
 
 _BLOCK_ENTRIES = 2**21
 """Most logits, or entries of the weight, in a block if `block_size` is not given: 8 MiB of float32.
@@ -259,6 +260,10 @@ def _check(
             f"{function}: bias must have the shape {w.shape[1:]} of the vocabulary, got {b.shape}"
         )
     along = Along(h.ndim - 1, check_axis_name(function, axis_name))
+    h = watch_rows(function, "hidden", h, Along(along.axis))
+    w = watch_rows(function, "weight", w, Along(1))
+    if b is not None:
+        b = watch_rows(function, "bias", b, Along(0, along.axis_name))
     rows = Rows(h.astype(common_dtype(h, w)), None, along)
     index = check_labels(function, labels, rows, w.shape[1] * shard_count(along))
     checked = check_temperature(function, temperature, rows)

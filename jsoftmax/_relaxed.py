@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jsoftmax._checks import check_flag, check_key, check_rows, check_temperature
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Axis, Setting
+from jsoftmax._watch import unwatched
 
 
 def gumbel_softmax(
@@ -70,13 +71,15 @@ def gumbel_softmax(
     """
     key = check_key("gumbel_softmax", key)
     rows = check_rows("gumbel_softmax", logits, axis, where, None)
-    check_temperature("gumbel_softmax", temperature, rows)
+    checked = check_temperature("gumbel_softmax", temperature, rows)
+    number = 1.0 if checked is None else jnp.squeeze(checked, rows.along.axis)
     hard = check_flag("gumbel_softmax", "hard", hard)
     last = jnp.moveaxis(rows.logits, rows.along.axis, -1)
     # Two words a uniform: the largest of many draws is not cut off at 16.
     noise = jax.random.gumbel(key, last.shape, rows.compute_dtype, mode="high")
     noisy = rows.logits.astype(noise.dtype) + jnp.moveaxis(noise, -1, rows.along.axis)
-    soft = softmax(noisy, rows.along.axis, temperature=temperature)
+    with unwatched():
+        soft = softmax(noisy, rows.along.axis, temperature=number)
     drawn = _straight_through(noisy, soft, rows.along.axis) if hard else soft
     return rows.fill_disallowed(drawn.astype(rows.logits.dtype), 0)
 

@@ -28,6 +28,7 @@ from jsoftmax._losses import hits
 from jsoftmax._reduce import everywhere, group_sum, row_max
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Along, Setting
+from jsoftmax._watch import unwatched, watch_rows
 
 __all__ = [
     "ReliabilityCurve",
@@ -392,14 +393,18 @@ def _examples(
     weights: Setting | None,
     temperature: Setting = 1.0,
 ) -> _Examples:
-    rows = check_rows(function, logits, -1, where, None)
+    # What an example of weight 0 holds is not looked at.
+    with unwatched():
+        rows = check_rows(function, logits, -1, where, None)
     shape, dtype = rows.logits.shape, rows.compute_dtype
     checked = check_temperature(function, temperature, rows)
-    weight = jnp.ones((), dtype)
+    weight, heeded = jnp.ones((), dtype), None
     if weights is not None:
         weight = check_setting(function, "weights", weights, rows)
+        heeded = jnp.squeeze(weight != 0, -1)
+    rows = rows._replace(logits=watch_rows(function, "logits", rows.logits, rows.along, heeded))
     ignoring = _ignoring(where, weights, shape[:-1])
-    label = check_labels(function, labels, rows, shape[-1], ignoring)
+    label = check_labels(function, labels, rows, shape[-1], ignoring, heeded=heeded)
     return _pool(rows.logits, label, weight, checked)
 
 
@@ -455,7 +460,8 @@ def _predicted(logits: Array) -> Array:
 def _probabilities(examples: _Examples, index: Array) -> tuple[Array, Array]:
     """The probabilities of each row, and which of them is at its index."""
     temperature = 1.0 if examples.temperature is None else examples.temperature
-    p = softmax(examples.logits, temperature=temperature)
+    with unwatched():
+        p = softmax(examples.logits, temperature=temperature)
     return p, hits(p, index[:, None], _ROWS)
 
 

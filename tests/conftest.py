@@ -24,6 +24,7 @@ pytest.register_assert_rewrite("tests.compare", "tests.statistics")
 # hundreds of programs, are compiled in half the time. Numerics, statistics and SmolLM2 are not.
 QUICKLY_COMPILED = {
     "test_calibration",
+    "test_checked",
     "test_collectives",
     "test_contracts",
     "test_docs",
@@ -43,6 +44,7 @@ QUICKLY_COMPILED = {
     "test_select",
     "test_sharded",
     "test_sparse",
+    "test_testing",
 }
 # In a thinned run all are, but for these, whose tolerances are those of whole optimisation.
 WHOLLY_COMPILED = {"test_fenchel_young", "test_numerics"}

@@ -7,12 +7,13 @@ import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import ParamSpec
 
 import numpy as np
 import pytest
 
 import jsoftmax
-from jsoftmax import plot
+from jsoftmax import plot, testing
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -81,7 +82,9 @@ def docstrings() -> dict[str, str]:
     for module in modules():
         documented: dict[str, object] = {module.__name__: module}
         for name, value in vars(module).items():
-            if getattr(value, "__module__", None) == module.__name__:
+            if getattr(value, "__module__", None) == module.__name__ and not isinstance(
+                value, ParamSpec
+            ):
                 documented[f"{module.__name__}.{name}"] = value
                 if inspect.isclass(value):
                     documented |= {
@@ -112,7 +115,10 @@ def public_functions() -> dict[str, object]:
             public |= {f"{name}.{each}": getattr(value, each) for each in value.__all__}
         elif callable(value):
             public[name] = value
-    return public | {f"plot.{name}": getattr(plot, name) for name in plot.__all__}
+    for module in (plot, testing):
+        name = module.__name__.rpartition(".")[2]
+        public |= {f"{name}.{each}": getattr(module, each) for each in module.__all__}
+    return public
 
 
 PUBLIC_FUNCTIONS = public_functions()

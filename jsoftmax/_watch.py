@@ -1,0 +1,245 @@
+"""Checks at run time: `checked`, and what the door asks of values that are tracers.
+
+The values are shown to the host where they are used, and the host says what is wrong with them.
+checkify would carry an error through the program instead, but jax drops its checks from the
+gradient of a scan, without a word. The logits are tied to the host's answer, so that no
+transformation and no compiler leaves a check out while it needs the result.
+"""
+
+import threading
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from jsoftmax._reduce import everywhere, row_sum
+from jsoftmax._typing import Along
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Values = np.ndarray[Any, np.dtype[Any]]
+
+
+class _Record:
+    """What a run reports: the first thing that is wrong."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.found: list[str] = []
+
+    def report(self, problem: str) -> None:
+        """Called by the host's part of a program, on any thread."""
+        self.found.append(problem)
+
+
+class _Raised(_Record):
+    """Where a transformation is in charge of the run: nobody reads a record, so this raises."""
+
+    def report(self, problem: str) -> None:
+        """Called by the host's part of a program, on any thread."""
+        raise ValueError(problem)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """What is checked, and where it is reported; part of the key of jax's caches."""
+
+    record: _Record
+    allow_empty_rows: bool
+
+
+_WATCH = jax.make_user_context(default_value=None)
+
+
+def _watch() -> _Watch | None:
+    return cast("_Watch | None", _WATCH.value)
+
+
+def watching() -> bool:
+    """Whether values are checked at run time."""
+    return _watch() is not None
+
+
+def unwatched() -> AbstractContextManager[object]:
+    """For a call of one public function by another, which has checked its arguments."""
+    return _WATCH(None)
+
+
+def checked(
+    function: Callable[P, Result], *, allow_empty_rows: bool = False
+) -> Callable[P, Result]:
+    """A function that does as the given one, and raises where jsoftmax is given bad values in it.
+
+    For what is only known at run time and makes a row NaN: logits that hold NaN or +inf where they
+    are allowed, a temperature that is negative, a label or a label smoothing that is out of range;
+    and for what has a meaning that is seldom meant: a row with nothing allowed, a p, min_p, mass or
+    epsilon outside [0, 1], a k that is not whole.
+
+    Args:
+      function: calls functions of jsoftmax, however deep inside `jax.jit`, `jax.vmap`, `jax.grad`,
+        `jax.lax.scan`, `jax.checkpoint` or `jax.shard_map`. Compiled anew for the checks.
+      allow_empty_rows: whether a row may have nothing allowed, as for labels that are ignored by
+        `where` and for padding.
+
+    Returns:
+      The checked function. It waits for its result. Without it nothing is checked at run time, and
+      nothing of this is compiled.
+
+    Raises:
+      ValueError: by the checked function. The message names the function of jsoftmax, the argument,
+        the value, what is allowed, and the row: its index along the axes that `jax.vmap` maps, then
+        along those of the batch. In `jax.shard_map` it is the row of a shard.
+
+    Edge cases: put it outermost, ``checked(jax.jit(f))``. Inside a transformation it still checks,
+    but the error is then raised by jax, with the message inside its own (a JaxRuntimeError or a
+    ValueError), and perhaps later. What no result depends on may go unchecked. The checks are host
+    callbacks: one for each argument of each call, at every step of a loop.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> f = jax.jit(lambda x, t: jsoftmax.softmax(x, temperature=t))
+      >>> x, t = jnp.zeros((2, 2)), jnp.array([1.0, -1.0])
+      >>> print(f(x, t))
+      [[0.5 0.5]
+       [nan nan]]
+      >>> jsoftmax.checked(f)(x, t)
+      Traceback (most recent call last):
+      ValueError: softmax: temperature must be a number >= 0 (0 is the arg-max limit, inf is
+      uniform), got temperature=-1.0 in row (1,)
+    """
+    record, raised = _Record(), _Raised()
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+        outer = _watch()
+        if outer is not None or _in_transformation((args, kwargs)):
+            sink = raised if outer is None else outer.record
+            with _WATCH(_Watch(sink, allow_empty_rows)):
+                return function(*args, **kwargs)
+        with record.lock:
+            record.found.clear()
+            try:
+                with _WATCH(_Watch(record, allow_empty_rows)):
+                    result = jax.block_until_ready(function(*args, **kwargs))
+            except Exception as error:
+                if record.found:
+                    raise ValueError(record.found[0]) from error
+                raise
+            if record.found:
+                raise ValueError(record.found[0])
+            return result
+
+    return run
+
+
+def _in_transformation(arguments: object) -> bool:
+    # A new array is a tracer inside jit, also where no argument is.
+    leaves = [*jax.tree.leaves(arguments), jax.device_put(np.False_)]
+    return any(isinstance(leaf, Tracer) for leaf in leaves)
+
+
+def watch_rows(
+    function: str, argument: str, x: Array, along: Along, heeded: Array | None = None
+) -> Array:
+    """Logits, -inf where disallowed: no NaN or +inf, and something allowed in each row.
+
+    But for rows that are not heeded.
+    """
+    watch = _watch()
+    if watch is None or x.size == 0:
+        return x
+    broken = row_sum(~(x < jnp.inf), along)
+    allowed = row_sum(x != -jnp.inf, along)
+    # 0 is right, 1 is a broken row, 2 an empty one.
+    state = jnp.where(broken > 0, 1, jnp.where(allowed > 0, 0, 2))
+    state = jnp.squeeze(state, along.axis)
+    if heeded is not None:
+        state = jnp.where(heeded, state, 0)
+    axes = _axes_of_shards()
+
+    def problem(state: Values) -> str | None:
+        if (state == 1).any():
+            return (
+                f"{function}: {argument} must be finite or -inf, but for masked entries, got NaN "
+                f"or +inf{_in_row(state == 1, axes)}"
+            )
+        if (state == 2).any() and not watch.allow_empty_rows:
+            return (
+                f"{function}: {argument} must have an allowed entry in each row (or use "
+                f"allow_empty_rows=True), got none{_in_row(state == 2, axes)}"
+            )
+        return None
+
+    return _shown(watch, x, state, problem)
+
+
+def watch_values(
+    function: str,
+    argument: str,
+    x: Array,
+    refused: Callable[[Values], Values],
+    allowed: str,
+    heeded: Array | None = None,
+) -> Array:
+    """Numbers of which the host refuses none, but for those that are not heeded."""
+    watch = _watch()
+    if watch is None or x.size == 0:
+        return x
+    values = x if heeded is None else jnp.where(heeded, x, jnp.zeros_like(x))
+    axes = _axes_of_shards()
+
+    def problem(values: Values) -> str | None:
+        bad = refused(values)
+        if not bad.any():
+            return None
+        first = values[bad].flat[0]
+        return (
+            f"{function}: {argument} must be {allowed}, got {argument}={first}{_in_row(bad, axes)}"
+        )
+
+    return _shown(watch, x, values, problem)
+
+
+def _shown(
+    watch: _Watch, x: Array, values: Array, problem: Callable[[Values], str | None]
+) -> Array:
+    """x, once the host has looked at the values."""
+    rank = values.ndim
+
+    def look(values: Values) -> Values:
+        values = np.asarray(values)
+        found = problem(values)
+        if found is not None:
+            watch.record.report(found)
+        return np.ones(values.shape[: values.ndim - rank], np.bool_)
+
+    looked = jax.pure_callback(
+        look,
+        jax.ShapeDtypeStruct((), jnp.bool_),
+        everywhere(jax.lax.stop_gradient(values)),
+        vmap_method="expand_dims",
+    )
+    return jnp.where(looked, x, jnp.zeros_like(x))
+
+
+def _axes_of_shards() -> tuple[Hashable, ...]:
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _in_row(bad: Values, axes: tuple[Hashable, ...]) -> str:
+    """Which row is the first that is bad, and how many more there are; nothing for a number."""
+    if bad.ndim == 0:
+        return ""
+    first = tuple(int(i) for i in np.argwhere(bad)[0])
+    more = int(bad.sum()) - 1
+    others = f" (and {more} more)" if more else ""
+    return f" in row {first}{others}" + (f" of a shard over {axes}" if axes else "")

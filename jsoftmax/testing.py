@@ -1,0 +1,402 @@
+"""Assertions for tests of code that makes or uses distributions over the last, or another, axis.
+
+They raise AssertionError and say which row is wrong. They look at values: inside ``jax.jit`` use
+`jsoftmax.checked`, which checks what jsoftmax is given there.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+__all__ = [
+    "assert_mask_keeps",
+    "assert_matches_reference",
+    "assert_on_simplex",
+    "assert_stable_gradients",
+]
+
+_Row = np.ndarray[Any, np.dtype[Any]]
+
+
+def assert_on_simplex(
+    p: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None, atol: float | None = None
+) -> None:
+    r"""Assert that each row is a distribution: :math:`p_i \ge 0` and :math:`\sum_i p_i = 1`.
+
+    Args:
+      p: floating-point numbers of any shape with at least one dimension.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the shape of p: where it is False p has to be exactly 0. A row
+        in which it allows nothing has to be 0 everywhere.
+      atol: how far a sum may be from one. By default (4 + sqrt(V)) / 2 times eps of the dtype, for
+        V entries that are each rounded to it.
+
+    Raises:
+      AssertionError: a row that is not on the simplex.
+      TypeError: p is a tracer, or not floating-point.
+
+    Edge cases: a row of size 0 has nothing to be wrong.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> from jsoftmax import testing
+      >>> testing.assert_on_simplex(jsoftmax.softmax(jnp.arange(6.0).reshape(2, 3)))
+      >>> testing.assert_on_simplex(jnp.array([[0.5, 0.5], [0.5, 0.4]]))
+      Traceback (most recent call last):
+      AssertionError: assert_on_simplex: row (1,) sums to 0.9, which is 0.1 from 1 (at most 3.2e-07)
+    """
+    name = "assert_on_simplex"
+    rows, eps = _floats(name, "p", p, axis)
+    allowed = _mask(name, "where", True if where is None else where, np.shape(p), axis)
+    size = rows.shape[-1]
+    if size == 0:
+        return
+    tolerance = (4 + np.sqrt(size)) / 2 * eps if atol is None else atol
+    _none(name, np.isnan(rows).any(-1), "holds NaN")
+    _none(name, (rows < 0).any(-1), "holds a negative number")
+    _none(name, (~allowed & (rows != 0)).any(-1), "is not 0 at an entry that `where` disallows")
+    total = rows.sum(-1)
+    off = np.abs(total - allowed.any(-1))
+    bad = ~(off <= tolerance)
+    if bad.any():
+        at = _first(bad)
+        raise AssertionError(
+            f"{name}: row {at} sums to {total[at]:.9g}, which is {off[at]:.2g} from "
+            f"{int(allowed[at].any())} (at most {tolerance:.2g})"
+        )
+
+
+def assert_mask_keeps(
+    mask: ArrayLike,
+    logits: ArrayLike,
+    *,
+    mass: float | None = None,
+    count: int | None = None,
+    temperature: float = 1.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> None:
+    r"""Assert that a truncation keeps the most probable entries, and as many as it should.
+
+    Each row with an allowed entry keeps one of its most probable entries, nothing that is not
+    allowed, and no entry that is less probable than one it leaves out. With `mass` it keeps a set
+    :math:`S` of :math:`\sum_{i \in S} p_i \ge \mathrm{mass}`, and without its least probable
+    entries less; with `count` at least so many entries, and fewer without its least probable ones.
+
+    Args:
+      mask: boolean, of the logits' shape: True where an entry is kept.
+      logits: real numbers of any shape with at least one dimension.
+      mass: of softmax(logits / T) over the allowed entries, in (0, 1].
+      count: at least 1; a row with fewer allowed entries keeps all.
+      temperature: T > 0, for the mass.
+      axis: the axis that holds a row.
+      where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
+
+    Raises:
+      AssertionError: a row that keeps too much, too little or the wrong entries.
+      TypeError: a tracer, or a mask that is not boolean.
+      ValueError: a mass or count that is not allowed.
+
+    Edge cases: ties at the cut may be kept or left out. A sum that float32 may have on the other
+    side of the mass (16 eps) is right on both. -inf is not allowed; a row with NaN or +inf is
+    not looked at.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> from jsoftmax import testing
+      >>> x = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
+      >>> testing.assert_mask_keeps(jsoftmax.top_p_mask(x, 0.9), x, mass=0.9)
+      >>> testing.assert_mask_keeps(jsoftmax.top_k_mask(x, 2), x, mass=0.9)
+      Traceback (most recent call last):
+      AssertionError: assert_mask_keeps: row () keeps 2 entries of mass 0.8, less than mass=0.9
+    """
+    name = "assert_mask_keeps"
+    if mass is not None and not 0 < mass <= 1:
+        raise ValueError(f"{name}: mass must be in (0, 1], got {mass}")
+    if count is not None and count < 1:
+        raise ValueError(f"{name}: count must be at least 1, got {count}")
+    if not temperature > 0:
+        raise ValueError(f"{name}: temperature must be above 0, got {temperature}")
+    x, _ = _floats(name, "logits", logits, axis)
+    kept = _mask(name, "mask", mask, np.shape(logits), axis)
+    allowed = _mask(name, "where", True if where is None else where, np.shape(logits), axis)
+    if np.shape(mask) != np.shape(logits):
+        raise AssertionError(f"{name}: the mask has shape {np.shape(mask)}, not {np.shape(logits)}")
+    if x.size == 0:
+        return
+    sound = ~(allowed & ~(x < np.inf)).any(-1)
+    allowed = allowed & (x > -np.inf)
+    x = np.where(allowed, x, -np.inf)
+    some = sound & allowed.any(-1)
+    _none(name, (kept & ~allowed).any(-1) & sound, "keeps an entry that is not allowed")
+    _none(name, ~kept.any(-1) & some, "keeps nothing")
+    left_out = np.where(allowed & ~kept, x, -np.inf).max(-1)
+    least = np.where(kept, x, np.inf).min(-1)
+    _none(name, (left_out > least) & some, "leaves an entry out and keeps one less probable")
+    # What is kept without the entries that tie at the cut.
+    above = kept & (x > least[..., None])
+    if count is not None:
+        enough = kept.sum(-1) >= np.minimum(count, allowed.sum(-1))
+        _none(name, ~enough & some, f"keeps fewer than count={count} entries")
+        _none(name, (above.sum(-1) >= count) & some, f"keeps more than count={count} needs")
+    if mass is not None:
+        peak = np.where(some, x.max(-1), 0)[..., None]
+        weight = np.exp((np.where(allowed, x, peak) - peak) / temperature) * allowed
+        p = weight / np.maximum(weight.sum(-1, keepdims=True), 1e-300)
+        slack = 16 * float(np.finfo(np.float32).eps)
+        of_kept, of_above = (p * kept).sum(-1), (p * above).sum(-1)
+        bad = (of_kept < mass - slack) & some
+        if bad.any():
+            at = _first(bad)
+            raise AssertionError(
+                f"{name}: row {at} keeps {int(kept[at].sum())} entries of mass {of_kept[at]:.7g}, "
+                f"less than mass={mass}"
+            )
+        _none(name, (of_above >= mass + slack) & some, f"keeps more than mass={mass} needs")
+
+
+def assert_stable_gradients(
+    function: Callable[..., Any],
+    *args: ArrayLike,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> None:
+    """Assert that the derivatives of a function of arrays are finite, consistent and accurate.
+
+    The function and its gradient are computed in the dtypes of the arguments and again in float64.
+    With random cotangents u and tangents v in [-1, 1]: every gradient is finite, u . (J v) is
+    (u J) . v, and no entry of u J is further from its float64 value than rtol times the largest of
+    its argument, plus atol. Where a value is not finite (a log-probability of -inf) u is 0.
+
+    Args:
+      function: of the arguments alone; its result is a tree of arrays.
+      args: arrays or numbers. Floating-point ones are differentiated, others are passed on.
+      rtol: relative to the largest entry of a gradient. By default a quarter of the square root of
+        eps, of the coarsest dtype among the arguments: 9e-5 in float32, 0.02 in bfloat16.
+      atol: absolute, by default 8 eps of that dtype.
+
+    Raises:
+      AssertionError: a gradient that is not finite, forward and reverse mode that differ, or a
+        gradient that has lost its digits.
+      TypeError: no argument is floating-point, or one is a tracer.
+
+    Edge cases: -inf among the arguments is allowed, and stays constant. A function that converts to
+    float32 itself is compared with itself.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> from jsoftmax import testing
+      >>> x = jnp.array([1.0, 2.0, -jnp.inf])
+      >>> testing.assert_stable_gradients(jsoftmax.entropy, x)
+      >>> naive = lambda x: -jnp.sum(jax.nn.softmax(x) * jax.nn.log_softmax(x))
+      >>> testing.assert_stable_gradients(naive, x)
+      Traceback (most recent call last):
+      AssertionError: assert_stable_gradients: the gradient of argument 0 is not finite: nan at (0,)
+    """
+    name = "assert_stable_gradients"
+    _no_tracers(name, args)
+    arrays = [jnp.asarray(argument) for argument in args]
+    places = [i for i, x in enumerate(arrays) if jnp.issubdtype(x.dtype, jnp.floating)]
+    if not places:
+        raise TypeError(f"{name}: no argument is floating-point")
+    eps = max(float(jnp.finfo(arrays[i].dtype).eps) for i in places)
+    relative = eps**0.5 / 4 if rtol is None else rtol
+    absolute = 8 * eps if atol is None else atol
+    random = np.random.default_rng(0)
+    tangents = [_noise(random, arrays[i]) for i in places]
+
+    def run(wide: bool) -> tuple[list[_Row], float, float]:
+        """The gradients, and u . (J v) and (u J) . v, in float64 if `wide`."""
+
+        def cast(x: ArrayLike, like: jax.Array) -> jax.Array:
+            return jnp.asarray(x, np.float64 if wide else like.dtype)
+
+        def of_floats(*floats: jax.Array) -> list[jax.Array]:
+            whole = list(arrays)
+            for i, x in zip(places, floats, strict=True):
+                whole[i] = x
+            leaves = jax.tree.leaves(function(*whole))
+            return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+
+        floats = [cast(np.asarray(arrays[i]), arrays[i]) for i in places]
+        moved = [cast(v, arrays[i]) for v, i in zip(tangents, places, strict=True)]
+        values, pull = jax.vjp(of_floats, *floats)
+        _, pushed = jax.jvp(of_floats, tuple(floats), tuple(moved))
+        random = np.random.default_rng(1)
+        weights = [
+            jnp.where(jnp.isfinite(x), jnp.asarray(_noise(random, x), x.dtype), jnp.zeros_like(x))
+            for x in values
+        ]
+        gradients = [_wide(x) for x in pull(weights)]
+        forward = sum(_dot(w, x) for w, x in zip(weights, pushed, strict=True))
+        backward = sum(_dot(g, v) for g, v in zip(gradients, moved, strict=True))
+        return gradients, float(forward), float(backward)
+
+    found, forward, backward = run(wide=False)
+    for i, gradient in zip(places, found, strict=True):
+        bad = ~np.isfinite(gradient)
+        if bad.any():
+            at = _first(bad)
+            raise AssertionError(
+                f"{name}: the gradient of argument {i} is not finite: {gradient[at]} at {at}"
+            )
+    apart = sum(
+        _dot(relative * np.abs(g) + absolute, np.abs(v))
+        for g, v in zip(found, tangents, strict=True)
+    )
+    if not abs(forward - backward) <= apart:
+        raise AssertionError(
+            f"{name}: forward mode gives {forward:.9g} and reverse mode {backward:.9g}"
+        )
+    with jax.enable_x64(True):
+        exact, _, _ = run(wide=True)
+    for i, gradient, want in zip(places, found, exact, strict=True):
+        error = np.abs(gradient - want)
+        most = relative * np.abs(want).max(initial=0) + absolute
+        bad = ~(error <= most)
+        if bad.any():
+            at = _first(error == error.max())
+            raise AssertionError(
+                f"{name}: the gradient of argument {i} is {gradient[at]:.9g} at {at}, and "
+                f"{want[at]:.9g} in float64 (at most {most:.2g} apart)"
+            )
+
+
+def assert_matches_reference(
+    function: Callable[..., Any],
+    reference: Callable[..., Any],
+    *args: ArrayLike,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> None:
+    """Assert that a function gives what a reference gives in float64, as it is and under `jax.jit`.
+
+    Args:
+      function: of the arguments alone; its result is a tree of arrays.
+      reference: of the same arguments, the floating-point ones in float64: one of jsoftmax, or of
+        NumPy. Its result is a tree of as many arrays, of the same shapes.
+      args: arrays or numbers.
+      rtol: relative tolerance, by default 4 eps of each result's dtype.
+      atol: absolute tolerance, by default 8 eps of that dtype, of float32 for a narrower one.
+
+    Raises:
+      AssertionError: a value, a shape, a NaN or an infinity that differs. Booleans and integers
+        have to be equal.
+      TypeError: an argument is a tracer.
+
+    Edge cases: what is too large for a result's dtype is infinite in the reference, too.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jsoftmax
+      >>> from jsoftmax import testing
+      >>> x = jnp.array([[1.0, 2.0, -jnp.inf]])
+      >>> testing.assert_matches_reference(jax.nn.softmax, jsoftmax.softmax, x)
+      >>> testing.assert_matches_reference(jax.nn.softmax, jsoftmax.sparsemax, x)
+      Traceback (most recent call last):
+      AssertionError: assert_matches_reference: result 0 is 0.268941432 at (0, 0), and 0.0 in the
+      reference (at most 9.5e-07 apart)
+    """
+    name = "assert_matches_reference"
+    _no_tracers(name, args)
+    with jax.enable_x64(True):
+        want = [_wide(x) for x in jax.tree.leaves(reference(*map(_widened, args)))]
+    for run, how in ((function, ""), (jax.jit(function), " under jax.jit")):
+        got = [np.asarray(x) for x in jax.tree.leaves(run(*args))]
+        if len(got) != len(want):
+            raise AssertionError(f"{name}: {len(got)} results, and {len(want)} in the reference")
+        for i, (x, y) in enumerate(zip(got, want, strict=True)):
+            _compare(f"{name}: result {i}", how, x, y, rtol, atol)
+
+
+def _compare(
+    label: str, how: str, got: _Row, want: _Row, rtol: float | None, atol: float | None
+) -> None:
+    if got.shape != want.shape:
+        raise AssertionError(
+            f"{label} has shape {got.shape}{how}, and {want.shape} in the reference"
+        )
+    relative = absolute = 0.0
+    if jnp.issubdtype(got.dtype, jnp.floating):
+        info = jnp.finfo(got.dtype)
+        eps = float(info.eps)
+        coarse = min(eps, float(jnp.finfo(np.float32).eps))
+        relative = 4 * eps if rtol is None else rtol
+        absolute = 8 * coarse if atol is None else atol
+        want = np.where(np.abs(want) > float(info.max), np.copysign(np.inf, want), want)
+    x = _wide(got)
+    limit = absolute + relative * np.abs(want)
+    with np.errstate(invalid="ignore"):
+        right = (np.abs(x - want) <= limit) & np.isfinite(want)
+    bad = ~(right | (x == want) | (np.isnan(x) & np.isnan(want)))
+    if bad.any():
+        at = _first(bad)
+        raise AssertionError(
+            f"{label} is {x[at]:.9g} at {at}{how}, and {want[at]} in the reference (at most "
+            f"{limit[at]:.2g} apart)"
+        )
+
+
+def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, float]:
+    """The rows in float64, along the last axis, and eps of their dtype."""
+    _no_tracers(name, x)
+    array = jnp.asarray(x)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name}: {argument} must be floating-point, got dtype {array.dtype}")
+    if not -array.ndim <= axis < array.ndim:
+        raise ValueError(
+            f"{name}: axis must be in [{-array.ndim}, {array.ndim}) for {argument} of "
+            f"{array.ndim} dimensions, got {axis}"
+        )
+    return np.moveaxis(_wide(array), axis, -1), float(jnp.finfo(array.dtype).eps)
+
+
+def _mask(name: str, argument: str, mask: ArrayLike, shape: tuple[int, ...], axis: int) -> _Row:
+    _no_tracers(name, mask)
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name}: {argument} must be boolean, got dtype {array.dtype}")
+    return np.moveaxis(np.broadcast_to(array, shape), axis, -1)
+
+
+def _no_tracers(name: str, values: object) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
+        raise TypeError(f"{name}: values are not known inside a transformation, got a tracer")
+
+
+def _widened(x: ArrayLike) -> ArrayLike:
+    array = np.asarray(x)
+    return _wide(array) if jnp.issubdtype(array.dtype, jnp.floating) else x
+
+
+def _wide(x: ArrayLike) -> _Row:
+    return np.asarray(x).astype(np.float64)
+
+
+def _noise(random: np.random.Generator, like: jax.Array) -> _Row:
+    """Numbers of the array's shape and dtype, 0 where it is not finite."""
+    noise = random.uniform(-1, 1, like.shape).astype(like.dtype)
+    return np.where(np.isfinite(_wide(like)), noise, np.zeros_like(noise))
+
+
+def _dot(x: ArrayLike, y: ArrayLike) -> float:
+    return float((_wide(x) * _wide(y)).sum())
+
+
+def _first(bad: _Row) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(bad)[0])
+
+
+def _none(name: str, bad: _Row, problem: str) -> None:
+    if bad.any():
+        raise AssertionError(f"{name}: row {_first(bad)} {problem}")

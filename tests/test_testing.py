@@ -1,0 +1,284 @@
+"""`jsoftmax.testing`: what each assertion lets pass, and what it catches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jsoftmax
+from jsoftmax import testing
+from tests import reference, rows
+from tests.registry import MASKS, Entry
+
+X = rows.normal(60, 2.0).reshape(4, 15)
+_, FAMILY = rows.stacked(129)
+FAMILY = np.where(np.isfinite(FAMILY), np.clip(FAMILY, -6e4, 6e4), FAMILY)
+"""Rows of every class, finite in float16 where they are in float32."""
+
+
+def fails(message: str) -> Any:
+    """The assertion, by its words."""
+    return pytest.raises(AssertionError, match=message)
+
+
+# --- assert_on_simplex -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("map_", [jsoftmax.softmax, jsoftmax.sparsemax, jsoftmax.entmax])
+def test_maps_are_on_the_simplex(map_: Callable[..., jax.Array], dtype: str) -> None:
+    x = jnp.asarray(FAMILY, jnp.dtype(dtype))
+    where = np.isfinite(FAMILY)
+    testing.assert_on_simplex(map_(x), where=where)
+    testing.assert_on_simplex(map_(x.T, axis=0), 0, where=where.T)
+
+
+@pytest.mark.parametrize("size", [2, 1000, 100_000])
+def test_one_percent_too_much_is_caught_at_any_size(size: int) -> None:
+    p = np.full((2, size), 1 / size, np.float32)
+    testing.assert_on_simplex(p)
+    p[1] *= 1.01
+    with fails(r"row \(1,\) sums to 1\.0(1|099999)"):
+        testing.assert_on_simplex(p)
+    testing.assert_on_simplex(p, atol=0.02)
+
+
+def test_what_is_not_on_the_simplex() -> None:
+    p = np.asarray(jsoftmax.softmax(X))
+    allowed = np.arange(15) < 14
+    for change, message in (
+        ((1, 2, np.nan), r"row \(1,\) holds NaN"),
+        ((2, 0, -1e-3), r"row \(2,\) holds a negative number"),
+        ((3, 3, 0.9), r"row \(3,\) sums to"),
+    ):
+        row, entry, value = change
+        broken = p.copy()
+        broken[row, entry] = value
+        with fails(message):
+            testing.assert_on_simplex(broken)
+    with fails(r"row \(0,\) is not 0 at an entry that `where` disallows"):
+        testing.assert_on_simplex(p, where=allowed)
+    testing.assert_on_simplex(jsoftmax.softmax(X, where=allowed), where=allowed)
+    nothing = np.array([True, False, True, True])[:, None]
+    testing.assert_on_simplex(jsoftmax.softmax(X, where=nothing), where=nothing)
+    with fails(r"row \(1,\) sums to 0, which is 1 from 1"):
+        testing.assert_on_simplex(jsoftmax.softmax(X, where=nothing))
+    testing.assert_on_simplex(jnp.zeros((3, 0)))
+
+
+# --- assert_mask_keeps -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", [e for e in MASKS if e.name != "typical_mask"], ids=str)
+def test_masks_of_jsoftmax_keep_the_most_probable(entry: Entry) -> None:
+    """Of every truncation but that by typicality, which may leave the most probable out."""
+    for i in range(3):
+        mask = entry(FAMILY, **entry.setting(i))
+        testing.assert_mask_keeps(mask, FAMILY)
+
+
+@pytest.mark.parametrize("ties", ["all", "first"])
+def test_masks_of_a_mass_or_a_count(ties: str) -> None:
+    for p in (0.3, 0.9, 0.999):
+        testing.assert_mask_keeps(jsoftmax.top_p_mask(FAMILY, p, ties=ties), FAMILY, mass=p)
+    for k in (1, 2, 40, 129, 500):
+        testing.assert_mask_keeps(jsoftmax.top_k_mask(FAMILY, k, ties=ties), FAMILY, count=k)
+    where = np.random.default_rng(3).random(X.shape) < 0.6
+    mask = jsoftmax.truncation_mask(X, temperature=0.5, top_p=0.8, where=where)
+    testing.assert_mask_keeps(mask, X, mass=0.8, temperature=0.5, where=where)
+    mask = jsoftmax.top_p_mask(X.T, 0.8, axis=0, ties=ties)
+    testing.assert_mask_keeps(mask, X.T, mass=0.8, axis=0)
+
+
+def test_masks_that_keep_the_wrong_entries() -> None:
+    x = np.log(np.array([[0.4, 0.3, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32))
+
+    def mask(*row: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return np.array([row, (1, 0, 0, 0)], bool)
+
+    for kept, message, options in (
+        ((0, 0, 0, 0), r"row \(0,\) keeps nothing", {}),
+        ((0, 1, 0, 0), r"row \(0,\) leaves an entry out and keeps one less probable", {}),
+        ((1, 1, 0, 1), r"row \(0,\) leaves an entry out and keeps one less probable", {}),
+        ((1, 1, 1, 0), r"row \(0,\) keeps more than mass=0.25 needs", {"mass": 0.25}),
+        (
+            (1, 0, 0, 0),
+            r"row \(0,\) keeps 1 entries of mass 0.4, less than mass=0.5",
+            {"mass": 0.5},
+        ),
+        ((1, 1, 0, 0), r"row \(0,\) keeps more than count=1 needs", {"count": 1}),
+        ((1, 0, 0, 0), r"row \(0,\) keeps fewer than count=2 entries", {"count": 2}),
+        ((1, 1, 0, 0), r"row \(0,\) keeps an entry that is not allowed", {"where": x < -1}),
+    ):
+        with fails(message):
+            testing.assert_mask_keeps(mask(*kept), x, **options)
+    # Ties at the cut may be kept or left out.
+    testing.assert_mask_keeps(mask(1, 0, 0, 0), x, count=1, mass=0.25)
+    with fails(r"the mask has shape \(4,\), not \(2, 4\)"):
+        testing.assert_mask_keeps(np.ones(4, bool), x)
+    holes = np.array([0.0, -np.inf, 1.0], np.float32)
+    with fails(r"row \(\) keeps an entry that is not allowed"):
+        testing.assert_mask_keeps(np.ones(3, bool), holes)
+    testing.assert_mask_keeps(np.ones(3, bool), np.array([0.0, np.nan, 1.0], np.float32))
+
+
+def test_arguments_of_the_mask_s_assertion() -> None:
+    mask = np.ones(X.shape, bool)
+    for options, message in (
+        ({"mass": 0.0}, r"mass must be in \(0, 1\], got 0.0"),
+        ({"mass": 1.5}, r"mass must be in \(0, 1\], got 1.5"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"axis": 2}, r"axis must be in \[-2, 2\) for logits of 2 dimensions, got 2"),
+    ):
+        with pytest.raises(ValueError, match=f"assert_mask_keeps: {message}"):
+            testing.assert_mask_keeps(mask, X, **options)
+    with pytest.raises(TypeError, match="mask must be boolean, got dtype float32"):
+        testing.assert_mask_keeps(np.ones(X.shape, np.float32), X)
+    with pytest.raises(TypeError, match="logits must be floating-point, got dtype int"):
+        testing.assert_mask_keeps(mask, X.astype(np.int32))
+
+
+# --- assert_stable_gradients -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_gradients_of_jsoftmax_are_stable(dtype: str) -> None:
+    edge = jnp.asarray([[0.5, -np.inf, 1.0, 80.0], [3e4, -3e4, 2e4, 0.0]], jnp.dtype(dtype))
+    for function in (jsoftmax.softmax, jsoftmax.log_softmax, jsoftmax.logsumexp, jsoftmax.entropy):
+        testing.assert_stable_gradients(function, edge)
+    testing.assert_stable_gradients(
+        lambda x, t, y: jsoftmax.cross_entropy(x, y, temperature=t), edge, 0.7, np.array([0, 3])
+    )
+
+
+def naive(x: jax.Array) -> jax.Array:
+    """The entropy that everybody writes first."""
+    p = jax.nn.softmax(x)
+    return -jnp.sum(p * jnp.log(p))
+
+
+@jax.custom_vjp
+def halved(x: jax.Array) -> jax.Array:
+    """log(1 + exp(x)), with a reverse rule that is wrong by a thousandth."""
+    return jnp.logaddexp(x, 0.0)
+
+
+halved.defvjp(lambda x: (halved(x), x), lambda x, g: (g * jax.nn.sigmoid(x) * 1.001,))
+
+
+@jax.custom_jvp
+def rounded(x: jax.Array) -> jax.Array:
+    """x^2, with a derivative that keeps eight bits."""
+    return x * x
+
+
+@rounded.defjvp
+def _rounded_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Any, Any]:
+    (x,), (v,) = primals, tangents
+    slope = (2 * x).astype(jnp.bfloat16).astype(x.dtype)
+    return x * x, jnp.where(x.dtype == jnp.float64, 2 * x, slope) * v
+
+
+def test_gradients_that_are_not_stable() -> None:
+    with fails(r"the gradient of argument 0 is not finite: nan at \(0,\)"):
+        testing.assert_stable_gradients(naive, jnp.array([1.0, -jnp.inf, 2.0]))
+    with fails("the gradient of argument 0 is not finite"):
+        testing.assert_stable_gradients(
+            lambda x: jnp.log(jnp.exp(x).sum()), jnp.array([100.0, 0.0])
+        )
+    with fails("the gradient of argument 1 is not finite"):
+        testing.assert_stable_gradients(lambda x, y: x * jnp.sqrt(y), jnp.ones(2), jnp.zeros(2))
+    # Cancellation: 1 - cos x, where cos x is nearly one.
+    with fails(r"the gradient of argument 0 is .* at \(0,\), and .* in float64 \(at most"):
+        testing.assert_stable_gradients(
+            lambda x: jnp.sqrt(1 - jnp.cos(x)), jnp.array([1e-3], jnp.float32), rtol=0.01
+        )
+    with fails(r"the gradient of argument 0 is .* at \(1,\), and .* in float64 \(at most"):
+        testing.assert_stable_gradients(rounded, jnp.array([1.0, 1.003], jnp.float32))
+    testing.assert_stable_gradients(rounded, jnp.array([1.0, 1.003], jnp.float32), rtol=0.01)
+    with pytest.raises(TypeError, match="no argument is floating-point"):
+        testing.assert_stable_gradients(lambda x: x, np.arange(3))
+
+
+def test_forward_and_reverse_mode_that_differ() -> None:
+    with fails("forward mode gives .* and reverse mode"):
+        testing.assert_stable_gradients(
+            lambda x: _transposed_wrongly(x).sum(), jnp.array([1.0, 2.0], jnp.float32)
+        )
+
+
+def _transposed_wrongly(x: jax.Array) -> jax.Array:
+    """The identity, whose transpose is twice that."""
+    return jax.custom_derivatives.linear_call(lambda _, x: x, lambda _, g: 2 * g, (), x)
+
+
+# --- assert_matches_reference ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_matches_its_own_reference_and_numpy_s(dtype: str) -> None:
+    x = jnp.asarray(FAMILY, jnp.dtype(dtype))
+    testing.assert_matches_reference(jsoftmax.softmax, jsoftmax.softmax, x)
+    testing.assert_matches_reference(
+        jsoftmax.softmax, lambda x: reference.over_rows(reference.softmax_row, x), x
+    )
+    testing.assert_matches_reference(
+        lambda x: (jsoftmax.top_k_mask(x, 3), jnp.argmax(x, -1)),
+        lambda x: (jsoftmax.top_k_mask(x, 3), np.argmax(x, -1)),
+        x,
+    )
+
+
+def test_what_does_not_match() -> None:
+    x = jnp.asarray(X)
+    for function, other, message in (
+        (
+            jsoftmax.sparsemax,
+            jsoftmax.softmax,
+            r"result 0 is .* at \(0, 0\), and .* in the reference",
+        ),
+        (
+            lambda x: x[0],
+            lambda x: x,
+            r"result 0 has shape \(15,\), and \(4, 15\) in the reference",
+        ),
+        (lambda x: (x, x), lambda x: x, "2 results, and 1 in the reference"),
+        (lambda x: x * jnp.nan, lambda x: x, r"result 0 is nan at \(0, 0\)"),
+        (lambda x: x, lambda x: x * np.nan, r"result 0 is .*, and nan in the reference"),
+        (lambda x: x * jnp.inf, lambda x: -x * np.inf, r"result 0 is .*inf"),
+        (lambda x: x > 0, lambda x: x >= 0.5, r"result 0 is 1 at .*, and 0.0 in the reference"),
+        (
+            lambda x: x + (1e-4 if isinstance(x, jax.core.Tracer) else 0),
+            lambda x: x,
+            r"result 0 is .* at \(0, 0\) under jax.jit, and",
+        ),
+    ):
+        with fails(f"assert_matches_reference: {message}"):
+            testing.assert_matches_reference(function, other, x)
+    testing.assert_matches_reference(lambda x: x * 1.001, lambda x: x, x, rtol=2e-3)
+    testing.assert_matches_reference(lambda x: x + 1e-4, lambda x: x, x, atol=2e-4)
+
+
+def test_too_large_for_the_dtype_is_infinite() -> None:
+    x = jnp.asarray([6e4, -6e4], jnp.float16)
+    testing.assert_matches_reference(lambda x: x * 2, lambda x: x * 2, x)
+
+
+# --- all of them -----------------------------------------------------------------------------
+
+
+def test_a_tracer_is_refused_by_name() -> None:
+    uses: dict[str, Callable[[jax.Array], None]] = {
+        "assert_on_simplex": testing.assert_on_simplex,
+        "assert_mask_keeps": lambda x: testing.assert_mask_keeps(np.ones(3, bool), x),
+        "assert_stable_gradients": lambda x: testing.assert_stable_gradients(jsoftmax.softmax, x),
+        "assert_matches_reference": lambda x: testing.assert_matches_reference(abs, abs, x),
+    }
+    assert sorted(uses) == sorted(testing.__all__)
+    for name, use in uses.items():
+        with pytest.raises(TypeError, match=f"{name}: values are not known"):
+            jax.jit(use)(jnp.zeros(3))
