@@ -155,7 +155,9 @@ def test_entropy() -> None:
 def test_two_distributions() -> None:
     """CategoricalTest.test_with_two_distributions (rtol 2e-3) and _extreme_cases (atol 5e-5): KL and
     cross-entropy of probabilities and one row of logits. Different: that is not broadcast."""
-    p = np.array([[0.1, 0.5, 0.4], [0.2, 0.4, 0.4], [0.1, 0.5, 0.4], [0.4, 0.0, 0.6], [0.4, 0.6, 0]])
+    p = np.array(
+        [[0.1, 0.5, 0.4], [0.2, 0.4, 0.4], [0.1, 0.5, 0.4], [0.4, 0.0, 0.6], [0.4, 0.6, 0]]
+    )
     y = np.array([[0.0, 0.1, 0.1]] * 2 + [[0.0, 0.1, -INF]] * 3, np.float32)
     mass = np.exp(y.astype(np.float64))
     q = mass / mass.sum(-1, keepdims=True)

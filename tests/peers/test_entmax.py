@@ -53,33 +53,30 @@ def test_values_and_gradient_by_alpha_of_the_readme() -> None:
     np.testing.assert_allclose(tangent[0, 0], -0.2562, rtol=0, atol=PRINTED)
 
 
-@pytest.mark.parametrize(("alpha", "squared"), [(2.0, 1e-12), (1.5, 1e-12)])
-def test_closed_forms_agree_with_the_search(alpha: float, squared: float) -> None:
+@pytest.mark.parametrize("alpha", [2.0, 1.5])
+def test_closed_forms_agree_with_the_search(alpha: float) -> None:
     """test_sparsemax, test_entmax15: 0.5 randn(4, 6), squared error below 1e-7; here the search is
     that of a traced alpha."""
     x = np.float32(0.5 * normal(4, 6))
     exact = sparsemax(x) if alpha == 2 else entmax(x)
     searched = entmax(x, alpha=np.full(4, alpha, np.float32))
-    assert ((np.asarray(exact) - np.asarray(searched)) ** 2).sum() < squared
+    assert ((np.asarray(exact) - np.asarray(searched)) ** 2).sum() < 1e-12
 
 
-@pytest.mark.parametrize("double", [False, True])
-def test_minus_infinity_is_a_mask(double: bool) -> None:
-    """test_mask, test_mask_alphas: x[:, 3:] = -inf is x[:, :3], for the exact maps and alpha = 1.25,
-    1.5, 1.75, 2.25."""
-    with jax.enable_x64(double):
-        x = normal(2, 6).astype(np.float64 if double else np.float32)
-        x[:, 3:] = -INF
-        tolerance = 1e-14 if double else 3e-7
-        many, alphas = np.stack([x] * 4), np.array([[1.25], [1.5], [1.75], [2.25]], x.dtype)
-        alphas = np.broadcast_to(alphas, (4, 2))
-        for p, short in (
-            (sparsemax(x), sparsemax(x[:, :3])),
-            (entmax(x), entmax(x[:, :3])),
-            (entmax(many, alpha=alphas), entmax(many[..., :3], alpha=alphas)),
-        ):
-            assert (p[..., 3:] == 0).all()
-            np.testing.assert_allclose(p[..., :3], short, rtol=0, atol=tolerance)
+def test_minus_infinity_is_a_mask() -> None:
+    """test_mask (upstream in float64 too), test_mask_alphas: x[:, 3:] = -inf is x[:, :3], for the exact
+    maps and alpha = 1.25, 1.5, 1.75, 2.25."""
+    x = np.float32(normal(2, 6))
+    x[:, 3:] = -INF
+    alphas = np.broadcast_to(np.float32([[1.25], [1.5], [1.75], [2.25]]), (4, 2))
+    many = np.stack([x] * 4)
+    for p, short in (
+        (sparsemax(x), sparsemax(x[:, :3])),
+        (entmax(x), entmax(x[:, :3])),
+        (entmax(many, alpha=alphas), entmax(many[..., :3], alpha=alphas)),
+    ):
+        assert (p[..., 3:] == 0).all()
+        np.testing.assert_allclose(p[..., :3], short, rtol=0, atol=3e-7)
 
 
 @pytest.mark.parametrize("coefficient", [1e-5, 0.5, 1e4])

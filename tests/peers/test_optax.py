@@ -104,7 +104,7 @@ def test_masked_is_left_out(size: int) -> None:
     assert cross_entropy(x, target, where=where) == np.inf
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("axis", [0, 1])
 def test_axis_of_a_loss(axis: int) -> None:
     """test_axis of all: shape [4, 5, 6], targets normalised along the last axis whichever it is."""
     x, target = normal(4, 5, 6), dirichlet(6, 4, 5)
