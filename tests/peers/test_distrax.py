@@ -1,14 +1,14 @@
 """Facts of distrax's own tests.
 
-Source: google-deepmind/distrax at commit f51bffcf9094d269a0be8678762dd2849833c8b7 (2025-09-01, release
-0.1.7), Apache License 2.0: distrax/_src/distributions/categorical_test.py, softmax_test.py,
+Source: google-deepmind/distrax at commit f51bffcf9094d269a0be8678762dd2849833c8b7 (2025-09-01,
+release 0.1.7), Apache License 2.0: distrax/_src/distributions/categorical_test.py, softmax_test.py,
 greedy_test.py, and distrax/_src/utils/math_test.py (normalize). Upstream compares with TensorFlow
 Probability, at rtol 1e-3 to 2e-3 for the most part: here with the same formula in float64.
 
-`Categorical(probs=p)` is the logits log p here. On purpose different, and asserted below: a draw from
-an invalid row is in range (its log-probability is NaN), and not -1; a value outside the domain is NaN;
-no argument is broadcast; greedy draws are the first of the largest; a finite logit is mass, however
-small, so that KL is inf where q has none.
+`Categorical(probs=p)` is the logits log p here. On purpose different, and asserted below: a draw
+from an invalid row is in range (its log-probability is NaN), and not -1; a value outside the domain
+is NaN; no argument is broadcast; greedy draws are the first of the largest; a finite logit is mass,
+however small, so that KL is inf where q has none.
 """
 
 import jax
@@ -45,8 +45,9 @@ def plogp(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def test_parameters() -> None:
-    """CategoricalTest.test_properties (unnormalised, default_rng(42)), MathTest.test_normalize_probs,
-    test_normalize_logits, SoftmaxUnitTemperatureTest and SoftmaxTest.test_parameters (T = 10)."""
+    """CategoricalTest.test_properties (unnormalised, default_rng(42)),
+    MathTest.test_normalize_probs, test_normalize_logits, SoftmaxUnitTemperatureTest and
+    SoftmaxTest.test_parameters (T = 10)."""
     p = np.random.default_rng(42).uniform(size=(3, 4))
     normalised = p / p.sum(-1, keepdims=True)
     np.testing.assert_allclose(softmax(log(p)), normalised, rtol=5e-7)
@@ -67,8 +68,8 @@ def test_parameters() -> None:
 
 
 def test_greedy() -> None:
-    """GreedyTest.test_parameters_from_preferences: ties share the mass. Different: distrax draws from
-    either; at T = 0 a draw here is the first of them, whatever the key."""
+    """GreedyTest.test_parameters_from_preferences: ties share the mass. Different: distrax draws
+    from either; at T = 0 a draw here is the first of them, whatever the key."""
     x = np.array([0.0, 4.0, -1.0, 4.0], np.float32)
     assert softmax(x, temperature=0.0).tolist() == [0, 0.5, 0, 0.5]
     np.testing.assert_allclose(log_softmax(x, temperature=0.0), log([0, 0.5, 0, 0.5]), rtol=1.2e-7)
@@ -153,8 +154,8 @@ def test_entropy() -> None:
 
 
 def test_two_distributions() -> None:
-    """CategoricalTest.test_with_two_distributions (rtol 2e-3) and _extreme_cases (atol 5e-5): KL and
-    cross-entropy of probabilities and one row of logits. Different: that is not broadcast."""
+    """CategoricalTest.test_with_two_distributions (rtol 2e-3) and _extreme_cases (atol 5e-5): KL
+    and cross-entropy of probabilities and one row of logits. Different: that is not broadcast."""
     p = np.array(
         [[0.1, 0.5, 0.4], [0.2, 0.4, 0.4], [0.1, 0.5, 0.4], [0.4, 0.0, 0.6], [0.4, 0.6, 0]]
     )
@@ -194,9 +195,9 @@ def test_gradient_of_entropy() -> None:
 
 
 def test_gradient_of_kl_divergence() -> None:
-    """CategoricalTest.test_kl_grad, but "-inf logits both": as clipped at -10000, rtol 1e-6. That one
-    differs: an entry of p at -1000 is not -inf, and q has no mass there, so the divergence is inf,
-    with gradient 0; upstream's is finite, since exp(-1000) is 0."""
+    """CategoricalTest.test_kl_grad, but "-inf logits both": as clipped at -10000, rtol 1e-6. That
+    one differs: an entry of p at -1000 is not -inf, and q has no mass there, so the divergence is
+    inf, with gradient 0; upstream's is finite, since exp(-1000) is 0."""
     x = np.array([[-INF, 2, -3, -INF, 5], [5, -2, 0, 1, 4], [-INF, 2, -1000, -INF, 5]], np.float32)
     y = np.array([[1, 7, -3, 2, 4], [1, 7, -3, 2, 4], [-INF, 7, -INF, 2, 4]], np.float32)
     both = jax.vmap(jax.value_and_grad(kl_divergence, (0, 1)))

@@ -1,9 +1,10 @@
 """Facts of entmax's own tests.
 
-Source: deep-spin/entmax at commit c2bec6d5e7d649cba7766c2172d89123ec2a6d70 (2024-05-21), MIT License:
-README.md (the values), entmax/test_root_finding.py, test_mask.py, test_topk.py and test_losses.py
-(properties of unseeded normal numbers; the same sizes are drawn here with a seed). Upstream allows
-squared errors of 1e-7 in sum, or torch's allclose (rtol 1e-5), and its gradient checks are in float64.
+Source: deep-spin/entmax at commit c2bec6d5e7d649cba7766c2172d89123ec2a6d70 (2024-05-21), MIT
+License: README.md (the values), entmax/test_root_finding.py, test_mask.py, test_topk.py and
+test_losses.py (properties of unseeded normal numbers; the same sizes are drawn here with a seed).
+Upstream allows squared errors of 1e-7 in sum, or torch's allclose (rtol 1e-5), and its gradient
+checks are in float64.
 
 On purpose different, and asserted below: alpha is in [1, 4] (upstream tests 0.05 to 2.55, and 1 is
 not to be used), has the batch shape, and 1 is softmax; a row of -inf is all 0; an ignored label is
@@ -64,8 +65,8 @@ def test_closed_forms_agree_with_the_search(alpha: float) -> None:
 
 
 def test_minus_infinity_is_a_mask() -> None:
-    """test_mask (upstream in float64 too), test_mask_alphas: x[:, 3:] = -inf is x[:, :3], for the exact
-    maps and alpha = 1.25, 1.5, 1.75, 2.25."""
+    """test_mask (upstream in float64 too), test_mask_alphas: x[:, 3:] = -inf is x[:, :3], for the
+    exact maps and alpha = 1.25, 1.5, 1.75, 2.25."""
     x = np.float32(normal(2, 6))
     x[:, 3:] = -INF
     alphas = np.broadcast_to(np.float32([[1.25], [1.5], [1.75], [2.25]]), (4, 2))
@@ -81,8 +82,8 @@ def test_minus_infinity_is_a_mask() -> None:
 
 @pytest.mark.parametrize("coefficient", [1e-5, 0.5, 1e4])
 def test_threshold_is_that_of_a_sort(coefficient: float) -> None:
-    """test_entmax_topk, test_sparsemax_topk: coef randn(3, 4, 5), same threshold and support as by a
-    full sort. Along one axis: upstream moves it."""
+    """test_entmax_topk, test_sparsemax_topk: coef randn(3, 4, 5), same threshold and support as by
+    a full sort. Along one axis: upstream moves it."""
     x = np.float32(coefficient * normal(3, 4, 5))
     for alpha, p in ((2.0, sparsemax(x)), (1.5, entmax(x))):
         want = reference.over_rows(reference.entmax_row, x, 1.0, alpha)
@@ -105,8 +106,8 @@ def test_gradients_of_a_map() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 def test_any_axis_and_an_alpha_for_each_row(axis: int) -> None:
-    """test_arbitrary_dimension, test_entmax_correct_multiple_alphas: randn(3, 4, 2, 5), every row as
-    if alone. Here alpha is in [1, 4], and has no axis of size one for the row."""
+    """test_arbitrary_dimension, test_entmax_correct_multiple_alphas: randn(3, 4, 2, 5), every row
+    as if alone. Here alpha is in [1, 4], and has no axis of size one for the row."""
     x = np.float32(normal(3, 4, 2, 5))
     batch = np.delete(x.shape, axis)
     alpha = np.float32(1.05 + 2.5 * np.random.default_rng(1).uniform(size=batch))
@@ -160,7 +161,8 @@ def test_gradients_of_a_loss_and_an_ignored_label() -> None:
 
 
 def test_an_alpha_outside_one_to_four() -> None:
-    """test_entmax_grad has 0.2, 0.5 and 0.75 too, test_entmax_correct_multiple_alphas 0.05 and more."""
+    """test_entmax_grad has 0.2, 0.5 and 0.75 too, test_entmax_correct_multiple_alphas 0.05 and
+    more."""
     x = np.float32(normal(4, 6))
     for alpha in (0.2, 0.5, 0.75, 4.5):
         with pytest.raises(ValueError, match="entmax: alpha"):

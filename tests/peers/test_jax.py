@@ -5,9 +5,9 @@ Source: jax-ml/jax at commit cec06d116c05f0d52adfceee3d3b730fdbcb0ce5 (2026-08-0
 scipy, entr), tests/random_lax_test.py (categorical), tests/lax_test.py (top_k). Where upstream asks
 for no tolerance, its defaults are 1e-6 in float32.
 
-On purpose different, and asserted below: +inf makes a row NaN; a row of -inf is 0 and has the gradient
-0; logsumexp reduces the last axis, and has no scalars and no `b=` (a weight is a logit, log b); the
-entropy beside a probability of 0 has a finite gradient.
+On purpose different, and asserted below: +inf makes a row NaN; a row of -inf is 0 and has the
+gradient 0; logsumexp reduces the last axis, and has no scalars and no `b=` (a weight is a logit,
+log b); the entropy beside a probability of 0 has a finite gradient.
 """
 
 import jax
@@ -76,8 +76,8 @@ def test_gradient_beside_a_disallowed_huge_logit(function) -> None:
 
 
 def test_gradient_of_softmax_and_what_it_keeps() -> None:
-    """testSoftmaxGrad (order 2, atol 5e-3), testSoftmaxGradResiduals, testSoftmaxGradFlag: one array
-    of four numbers."""
+    """testSoftmaxGrad (order 2, atol 5e-3), testSoftmaxGradResiduals, testSoftmaxGradFlag: one
+    array of four numbers."""
     with jax.enable_x64(True):
         check_grads(softmax, (X.astype(np.float64),), 2, rtol=1e-6, atol=1e-6)
     _, backward = jax.vjp(softmax, jnp.asarray(X))
@@ -153,8 +153,8 @@ def test_gradient_of_logsumexp_where() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_categorical(dtype: str) -> None:
-    """testCategorical: log p - 42, 10000 draws, chi-square p-value above 0.01. The second of the two
-    sample shapes is a broadcast too."""
+    """testCategorical: log p - 42, 10000 draws, chi-square p-value above 0.01. The second of the
+    two sample shapes is a broadcast too."""
     for axis, shape, p in (
         (-1, (2, 5000, 2, 4), np.array([[[[0.25] * 4]], [[[0.1, 0.2, 0.3, 0.4]]]])),
         (1, (10000, 2, 2), np.array([[[0.5, 0.1], [0.5, 0.9]]])),
@@ -182,7 +182,8 @@ def test_shape_of_a_draw(axis: int) -> None:
 
 @pytest.mark.parametrize("shape", [(20,), (8, 20), (2000,)])
 def test_top_k(shape: tuple[int, ...]) -> None:
-    """testTopK, is_stable: k = 1, 3, 8 of numbers of which some are equal, the first of them first."""
+    """testTopK, is_stable: k = 1, 3, 8 of numbers of which some are equal, the first of them
+    first."""
     x = np.round(2 * normal(*shape))
     for given in (x, x.astype(np.int32)) if len(x) < 100 else (x,):
         for axis in (0, -1)[2 - len(shape) :]:

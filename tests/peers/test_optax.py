@@ -1,14 +1,14 @@
 """Facts of optax's own tests.
 
-Source: google-deepmind/optax at commit 2edbcbe2390da13983b92cbef94ac0460ecde1c5 (2026-08-07), Apache
-License 2.0: optax/losses/_classification_test.py (values, masks, axes, poly loss, sparsemax, KL),
-_smoothing_test.py, _ranking_test.py (the softmax loss), _fenchel_young_test.py, and
+Source: google-deepmind/optax at commit 2edbcbe2390da13983b92cbef94ac0460ecde1c5 (2026-08-07),
+Apache License 2.0: optax/losses/_classification_test.py (values, masks, axes, poly loss, sparsemax,
+KL), _smoothing_test.py, _ranking_test.py (the softmax loss), _fenchel_young_test.py, and
 optax/projections/_projections_test.py (the simplex). Upstream's tolerance is 1e-4 unless it says
 otherwise.
 
 On purpose different, and asserted below: target mass on a class that is not allowed costs inf, and
-is not left out; a label out of range is NaN, and does not wrap around; kl_divergence normalises both
-sides; `axis` is one axis; where one logit is -inf the one cross-entropy is the safe one.
+is not left out; a label out of range is NaN, and does not wrap around; kl_divergence normalises
+both sides; `axis` is one axis; where one logit is -inf the one cross-entropy is the safe one.
 """
 
 import jax
@@ -204,9 +204,9 @@ def test_kl_divergence() -> None:
 
 
 def test_kl_divergence_normalises() -> None:
-    """Different from KLDivergenceTest.test_batched, whose second target sums to 0.9 (0.7592807): with
-    0.9 of it, KL = (0.7592807 - 0.9 log 0.9) / 0.9. GeneralizedKLDivergenceTest.test_batched adds what
-    the target lacks of one, 0.1."""
+    """Different from KLDivergenceTest.test_batched, whose second target sums to 0.9 (0.7592807):
+    with 0.9 of it, KL = (0.7592807 - 0.9 log 0.9) / 0.9. GeneralizedKLDivergenceTest.test_batched
+    adds what the target lacks of one, 0.1."""
     with np.errstate(divide="ignore"):
         ours = float(kl_divergence(np.log(Q[1]), LOG_P[1]))
     np.testing.assert_allclose(ours, 0.949006, rtol=0, atol=NEARLY_NORMALISED)
@@ -247,7 +247,8 @@ def test_fenchel_young_loss_of_logsumexp() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.8])
 def test_projection_on_a_simplex_of_any_size(scale: float) -> None:
-    """ProjectionsTest.test_projection_simplex_array, _vmap, _pytree, _edge_case: s sparsemax at T = s."""
+    """ProjectionsTest.test_projection_simplex_array, _vmap, _pytree, _edge_case: s sparsemax at T =
+    s."""
     x = np.random.RandomState(0).randn(3, 50).astype(np.float32)
     for given in (x[0], x, np.array([2.5, 3.2, 0.5], np.float32)):
         p = scale * sparsemax(given, temperature=scale)

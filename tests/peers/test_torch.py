@@ -6,8 +6,9 @@ gumbel_softmax), test/test_reductions.py at 002ca6715ba1ab4d2369262b487eeb30bf24
 test/distributions/test_distributions.py at 5ada51aa4e959a797d301d388e4d54d57633aa84 (Categorical,
 RelaxedOneHotCategorical). Upstream's default tolerance in float32 is rtol 1.3e-6, atol 1e-5.
 
-On purpose different, and asserted below: nothing is reduced; `where` says which rows are ignored, and
-a label of -100 without it is NaN; a row of -inf is 0, hard draws from it too; +inf makes a row NaN.
+On purpose different, and asserted below: nothing is reduced; `where` says which rows are ignored,
+and a label of -100 without it is NaN; a row of -inf is 0, hard draws from it too; +inf makes a row
+NaN.
 """
 
 import jax
@@ -50,8 +51,8 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 def test_softmax_in_bfloat16() -> None:
-    """test_softmax_bfloat16: [16, 33, 15, 16], also 1000 times as large, beside float32; prec 1e-2 and
-    0.05. The axis is the longest (upstream: each)."""
+    """test_softmax_bfloat16: [16, 33, 15, 16], also 1000 times as large, beside float32; prec 1e-2
+    and 0.05. The axis is the longest (upstream: each)."""
     x = jnp.asarray(normal(16, 33, 15, 16), jnp.bfloat16)
     weight = jnp.asarray(normal(16, 33, 15, 16)[::-1], jnp.bfloat16)
 
@@ -73,8 +74,8 @@ def test_softmax_in_bfloat16() -> None:
 
 
 def test_log_softmax() -> None:
-    """test_log_softmax_big: integers below 100 and the same plus 1e7, [16, 4]. test_softmax_double: the
-    exponentials of [5, 513] sum to one, in float64."""
+    """test_log_softmax_big: integers below 100 and the same plus 1e7, [16, 4]. test_softmax_double:
+    the exponentials of [5, 513] sum to one, in float64."""
     x = labels_of(100, 16, 4).astype(np.float32)
     np.testing.assert_array_equal(log_softmax(x), log_softmax(x + np.float32(1e7)))
     with jax.enable_x64(True):
@@ -110,8 +111,8 @@ def test_logsumexp() -> None:
 
 
 def test_logsumexp_at_the_edges() -> None:
-    """test_logsumexp_edge_cases_dim_none, test_logsumexp_structured_kernel_meta (shapes). Different: all
-    +inf is inf upstream."""
+    """test_logsumexp_edge_cases_dim_none, test_logsumexp_structured_kernel_meta (shapes).
+    Different: all +inf is inf upstream."""
     assert logsumexp(np.zeros(0, np.float32)) == -INF
     assert logsumexp(np.array([5.0], np.float32)) == 5
     assert logsumexp(np.full(6, -INF)) == -INF
@@ -127,8 +128,8 @@ def test_logsumexp_at_the_edges() -> None:
 @pytest.mark.parametrize("others", [(), (2, 3)], ids=str)
 def test_a_label_is_its_one_hot_row_smoothed_or_not(others: tuple[int, ...]) -> None:
     """test_cross_entropy_loss_one_hot_target; test_cross_entropy_label_smoothing_consistent_index_
-    target_and_probs (0.05, 0.15; in float64, rtol 1e-7, atol 1e-5), _with_probs: a target of any sum
-    and sign; classes on axis 1, up to two dimensions after it (upstream: four)."""
+    target_and_probs (0.05, 0.15; in float64, rtol 1e-7, atol 1e-5), _with_probs: a target of any
+    sum and sign; classes on axis 1, up to two dimensions after it (upstream: four)."""
     with jax.enable_x64(True):
         x = np.random.default_rng(0).standard_normal((10, 4, *others))
         labels = labels_of(4, 10, *others)
@@ -148,8 +149,8 @@ def test_a_label_is_its_one_hot_row_smoothed_or_not(others: tuple[int, ...]) -> 
 @pytest.mark.parametrize("smoothing", [0.05, 0.15])
 def test_what_an_ignored_row_holds_does_not_matter(smoothing: float) -> None:
     """test_cross_entropy_label_smoothing_weight_ignore_indices (-100, -2 and 2 are ignored) and
-    test_nll_loss_out_of_bounds_ignore_index (255): here by `where`, in the sum, the mean and without
-    reduction. Upstream's class weights are left out."""
+    test_nll_loss_out_of_bounds_ignore_index (255): here by `where`, in the sum, the mean and
+    without reduction. Upstream's class weights are left out."""
     x = np.array([[[0.3, 0.4], [1, 2]], [[0.3, 0.6], [1, 2]]], np.float32)
     for ignored in (-100, -2, 2, 255):
         labels = np.array([[ignored, 1]] * 2)
@@ -164,7 +165,8 @@ def test_what_an_ignored_row_holds_does_not_matter(smoothing: float) -> None:
 
 
 def test_all_ignored() -> None:
-    """test_nll_loss_all_ignored: [2, 3, 5, 7], all labels 0: each is 0, and so the sum; mean NaN."""
+    """test_nll_loss_all_ignored: [2, 3, 5, 7], all labels 0: each is 0, and so the sum; mean
+    NaN."""
     labels = np.zeros((2, 5, 7), np.int32)
     used = labels != 0
     loss = cross_entropy(np.ones((2, 3, 5, 7), np.float32), labels, axis=1, where=used[:, None])
@@ -212,8 +214,8 @@ def test_labels_that_are_an_error() -> None:
     [((5,), 0, 1), ((5, 4), 1, 5), ((5, 4, 3), 1, 15), ((5, 4, 3), -1, 20)],
 )
 def test_hard_draws_are_one_hot(shape: tuple[int, ...], axis: int, count: int) -> None:
-    """test_gumbel_softmax, _test_gumbel_softmax_st_shapes: not negative, of the logits' shape, one a
-    row, to an eps; here exactly."""
+    """test_gumbel_softmax, _test_gumbel_softmax_st_shapes: not negative, of the logits' shape, one
+    a row, to an eps; here exactly."""
     drawn = np.asarray(gumbel_softmax(jax.random.key(0), normal(*shape), hard=True, axis=axis))
     assert drawn.shape == shape
     assert set(drawn.ravel()) == {0, 1}
@@ -232,8 +234,8 @@ def test_hard_draws_are_as_frequent_as_probable() -> None:
 
 
 def test_hard_and_soft_draws_have_one_gradient() -> None:
-    """_test_gumbel_softmax_grad: of the sum over zeros(10, 10), 2 eps apart at most. That gradient is 0
-    but for rounding: the weighted sum's, not upstream's, is not."""
+    """_test_gumbel_softmax_grad: of the sum over zeros(10, 10), 2 eps apart at most. That gradient
+    is 0 but for rounding: the weighted sum's, not upstream's, is not."""
     x, key = np.zeros((10, 10), np.float32), jax.random.key(0)
     for weight in (np.ones((10, 10), np.float32), normal(10, 10)):
         soft, hard = (
