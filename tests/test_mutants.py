@@ -1,0 +1,135 @@
+"""What a change could break unseen: lines that no quick test ran, and mutants that lived."""
+
+import runpy
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jsoftmax
+from jsoftmax import calibration
+from tests import reference
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    weights = np.exp(x.astype(np.float64))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("axis", [True, np.False_], ids=repr)
+def test_a_truth_value_is_no_axis(axis: bool) -> None:
+    with pytest.raises(TypeError, match=r"softmax: axis must be an integer, got"):
+        jsoftmax.softmax(numbers(2, 3), axis)
+
+
+@pytest.mark.parametrize("size", [True, np.True_], ids=repr)
+def test_a_truth_value_is_no_count(size: bool) -> None:
+    with pytest.raises(TypeError, match="block_size must be an integer or None, got"):
+        jsoftmax.linear_cross_entropy(
+            numbers(2, 3), numbers(3, 5), np.array([0, 1]), block_size=size
+        )
+
+
+def test_an_array_of_words_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="softmax: logits must be an array of numbers"):
+        jsoftmax.softmax(np.array(["one", "two"]))
+
+
+def test_a_fill_is_one_number() -> None:
+    with pytest.raises(ValueError, match=r"fill must be a single number, got shape \(3,\)"):
+        jsoftmax.mask_logits(numbers(3), np.array([True, False, True]), fill=numbers(3))
+
+
+def test_divergence_moves_with_either_side_alone() -> None:
+    x, y = numbers(3, 5), numbers(3, 5, seed=1)
+    p, q = softmax(x), softmax(y)
+    log_ratio = np.log(p) - np.log(q)
+    kl = (p * log_ratio).sum(-1, keepdims=True)
+    of_x, of_y = (
+        jax.grad(lambda x, y: jsoftmax.kl_divergence(x, y).sum(), i)(x, y) for i in (0, 1)
+    )
+    np.testing.assert_allclose(of_x, p * (log_ratio - kl), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(of_y, q - p, rtol=1e-4, atol=1e-6)
+
+
+def test_fitted_temperature_moves_with_the_weights_alone() -> None:
+    """As with weights and logits together: each term of the rule is there without the other."""
+    x = 3 * numbers(40, 4)
+    labels = np.random.default_rng(1).integers(0, 4, 40)
+    labels[:25] = x[:25].argmax(-1)
+    weights = jnp.linspace(0.5, 1.5, 40)
+
+    def fitted(weights: jax.Array, x: jax.Array) -> jax.Array:
+        return calibration.fit_temperature(x, labels, weights=weights)
+
+    alone = jax.grad(fitted)(weights, x)
+    moved = [float(fitted(weights.at[7].add(step), jnp.asarray(x))) for step in (-0.05, 0.05)]
+    assert 0 < moved[0] < np.inf
+    np.testing.assert_allclose(alone[7], (moved[1] - moved[0]) / 0.1, rtol=2e-2)
+    np.testing.assert_allclose(alone, jax.grad(fitted, (0, 1))(weights, x)[0], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["label", "distribution"])
+def test_a_fenchel_young_loss_moves_with_alpha(kind: str) -> None:
+    x = numbers(4, 6)
+    target = np.array([0, 5, 2, 2]) if kind == "label" else softmax(numbers(4, 6, seed=1))
+    mass = np.eye(6)[target] if kind == "label" else target
+    given = target if kind == "label" else target.astype(np.float32)
+
+    def loss(alpha: jax.Array) -> jax.Array:
+        return jsoftmax.fenchel_young_loss(x, given, alpha=alpha)
+
+    alpha = np.float32(1.4)
+    _, got = jax.jvp(loss, (alpha,), (np.float32(1),))
+
+    def exact(alpha: float) -> np.ndarray:
+        allowed = np.ones(6, bool)
+        rows = zip(x.astype(np.float64), mass, strict=True)
+        return np.array(
+            [reference.fenchel_young_row(row, allowed, alpha=alpha, y=y) for row, y in rows]
+        )
+
+    want = (exact(1.4 + 1e-5) - exact(1.4 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fenchel_young_loss_moves_with_its_distribution() -> None:
+    """Along the simplex, by ln_alpha(y) - x and a constant."""
+    x, y = numbers(3, 5), softmax(numbers(3, 5, seed=1)).astype(np.float32)
+    for alpha in (1.5, jnp.float32(1.3)):
+        got = jax.grad(lambda y, a=alpha: jsoftmax.fenchel_young_loss(x, y, alpha=a).sum())(y)
+        kappa = float(alpha) - 1
+        want = (y**kappa - 1) / kappa - x
+        got, want = (np.asarray(g) - np.asarray(g).mean(-1, keepdims=True) for g in (got, want))
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_temperature_is_fitted_on_an_explicit_mesh() -> None:
+    """Examples and classes split: labels are looked up and examples grouped without indexing."""
+    x = 3 * numbers(32, 4)
+    labels = np.random.default_rng(1).integers(0, 4, 32)
+    labels[:20] = x[:20].argmax(-1)
+    mesh = jax.make_mesh((4, 2), ("rows", "classes"), (AxisType.Explicit,) * 2)
+    want = calibration.fit_temperature(x, labels, per_class=True)
+    assert len(set(want.tolist())) == 4
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, NamedSharding(mesh, P("rows", "classes")))
+        along = jax.device_put(labels, NamedSharding(mesh, P("rows")))
+        fitted = jax.jit(lambda x, y: calibration.fit_temperature(x, y, per_class=True))(
+            split, along
+        )
+    np.testing.assert_allclose(jax.device_get(fitted), want, rtol=1e-4)
+
+
+def test_pictures_need_matplotlib_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r'pip install "jsoftmax\[plot\]"'):
+        runpy.run_module("jsoftmax.plot")
