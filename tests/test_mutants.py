@@ -133,3 +133,50 @@ def test_pictures_need_matplotlib_and_say_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'pip install "jsoftmax\[plot\]"'):
         runpy.run_module("jsoftmax.plot")
+
+
+@pytest.mark.parametrize("setting", ["label_smoothing", "z_loss"])
+def test_minus_one_is_not_off(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"cross_entropy: {setting} must be .*, got {setting}=-1"):
+        jsoftmax.cross_entropy(numbers(5), 2, **{setting: -1})
+
+
+def test_a_long_row_of_the_largest_numbers_is_sound() -> None:
+    x = np.full((2, 1200), np.finfo(np.float32).max)
+    x[1, ::2] *= -1
+    p = jsoftmax.sparsemax(x)
+    np.testing.assert_allclose(p[0], 1 / 1200, rtol=1e-5)
+    np.testing.assert_allclose(p[1], np.where(np.arange(1200) % 2, 1 / 600, 0), rtol=1e-5)
+
+
+def test_entmax_moves_with_alpha_and_temperature() -> None:
+    """Against differences of the reference; small probabilities, and the limit alpha = 1."""
+    x = 2 * numbers(6, 7)
+    alpha = np.array([1.0, 1.1, 1.5, 2.0, 2.7, 3.6], np.float32)
+    temperature = np.array([1.0, 0.7, 1.3, 2.0, 3.0, 2.5], np.float32)
+
+    def mapped(t: jax.Array, a: jax.Array) -> jax.Array:
+        return jsoftmax.entmax(x, temperature=t, alpha=a)
+
+    ones, zeros = np.ones(6, np.float32), np.zeros(6, np.float32)
+    of_t, of_a = (
+        jax.jvp(mapped, (temperature, alpha), tangents)[1]
+        for tangents in ((ones, zeros), (zeros, ones))
+    )
+
+    def exact(t_step: float, a_step: float) -> np.ndarray:
+        return np.stack(
+            [
+                reference.entmax_row(
+                    row.astype(np.float64), np.ones(7, bool), t + t_step, a + a_step
+                )
+                for row, t, a in zip(x, temperature.tolist(), alpha.tolist(), strict=True)
+            ]
+        )
+
+    step = 1e-5
+    want = (exact(step, 0) - exact(-step, 0)) / (2 * step)
+    np.testing.assert_allclose(of_t, want, rtol=1e-4, atol=1e-5)
+    # One-sided: below 1 there is no alpha.
+    want = (4 * exact(0, step) - exact(0, 2 * step) - 3 * exact(0, 0)) / (2 * step)
+    np.testing.assert_allclose(of_a, want, rtol=1e-3, atol=1e-4)
