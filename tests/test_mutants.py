@@ -1,17 +1,24 @@
 """What a change could break unseen: lines that no quick test ran, and mutants that lived."""
 
+import inspect
 import runpy
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jsoftmax
-from jsoftmax import calibration
+from jsoftmax import calibration, plot
+from jsoftmax._blocks import block_max, block_sum, blocks_of
+from jsoftmax._reduce import row_cumsum
+from jsoftmax._sparse_root import solve
+from jsoftmax._typing import Along
 from tests import reference
 
 
@@ -180,3 +187,110 @@ def test_entmax_moves_with_alpha_and_temperature() -> None:
     # One-sided: below 1 there is no alpha.
     want = (4 * exact(0, step) - exact(0, 2 * step) - 3 * exact(0, 0)) / (2 * step)
     np.testing.assert_allclose(of_a, want, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [np.finfo(np.float32).tiny, 2.0**-60, 2.0**100], ids=str)
+def test_top_n_sigma_has_no_scale(scale: float) -> None:
+    x = np.array([1, 2, 3, 4, 10], np.float32)
+    kept = jsoftmax.top_n_sigma_mask(x * np.float32(scale), 2.2)
+    np.testing.assert_array_equal(kept, [False, False, False, True, True])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_weighs_all_entries_alike_has_no_gradient(dtype: str) -> None:
+    """Though the rounded probabilities of a row do not sum to one."""
+    x = jnp.asarray(numbers(8, 300), dtype)
+    moved = jax.grad(lambda x: (1000 * jsoftmax.softmax(x).astype(jnp.float32)).sum())(x)
+    assert np.abs(np.asarray(moved, np.float32)).max() < 1e-4
+
+
+@pytest.mark.parametrize("alpha", [2.5, 3.0])
+def test_newton_finds_a_threshold_above_alpha_2_in_few_sweeps(alpha: float) -> None:
+    """Bisection takes 25 to 30."""
+    x = numbers(8, 512)
+    z = jnp.asarray(x - x.max(-1, keepdims=True))
+    solved = jax.jit(lambda z, a: solve(z, jnp.zeros((8, 1)), a, Along(1))[1])
+    assert solved(z, jnp.full((8, 1), alpha)) <= 15
+
+
+@pytest.mark.parametrize("shards", [1, 4, 8])
+@pytest.mark.parametrize("size", [1, 127, 4096, 9001, 151936])
+def test_blocks_are_few_and_hold_the_row(size: int, shards: int) -> None:
+    blocks = blocks_of(size, shards)
+    assert blocks.parts * blocks.part == size
+    assert blocks.length >= 128
+    assert blocks.number * shards <= 72
+    assert blocks.number * blocks.length >= size
+    places = np.asarray(blocks.of(jnp.arange(size)))
+    assert places[0] == 0
+    assert places[-1] == blocks.number - 1
+    assert set(np.diff(places)) <= {0, 1}
+
+
+@pytest.mark.parametrize("name", ["confidence", "accuracy"])
+@pytest.mark.parametrize("bad", [-0.5, 1.01])
+def test_a_diagram_refuses_what_is_no_share(name: str, bad: float) -> None:
+    arrays = {
+        "edges": np.array([0.0, 0.5, 1.0]),
+        "confidence": np.array([0.3, 0.8]),
+        "accuracy": np.array([0.2, 0.9]),
+        "weight": np.array([0.5, 0.5]),
+    }
+    arrays[name] = np.array([0.3, bad])
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\] where weight > 0"):
+        plot.reliability_diagram(calibration.ReliabilityCurve(**arrays))
+
+
+@pytest.mark.parametrize("kind", ["label", "distribution"])
+def test_smoothing_has_its_share_of_the_gradient(kind: str) -> None:
+    x = numbers(4, 6)
+    mass = np.eye(6)[[0, 5, 2, 2]] if kind == "label" else softmax(numbers(4, 6, seed=1))
+    target = np.array([0, 5, 2, 2]) if kind == "label" else mass.astype(np.float32)
+    where = np.arange(6) != 4
+    mass = np.where(where, mass, 0)
+    given = np.where(where, target, 0) if kind == "distribution" else target
+    got = jax.grad(
+        lambda x: jsoftmax.cross_entropy(x, given, where=where, label_smoothing=0.3).sum()
+    )(x)
+    p = softmax(np.where(where, x, -np.inf))
+    total = mass.sum(-1, keepdims=True)
+    want = 0.7 * (p * total - mass) + 0.3 * (p - where / 5)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 3, 16)], ids=str)
+def test_prefix_sums_over_shards_at_any_rank(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).integers(0, 9, shape).astype(np.int32)
+    mesh = jax.make_mesh((4,), ("vocab",), (AxisType.Auto,))
+    rows = P(*[None] * (len(shape) - 1), "vocab")
+    summed = jax.shard_map(
+        lambda x: row_cumsum(x, Along(len(shape) - 1, ("vocab",))),
+        mesh=mesh,
+        in_specs=rows,
+        out_specs=rows,
+    )
+    np.testing.assert_array_equal(jax.jit(summed)(x), np.cumsum(x, -1))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
+def test_blocks_are_summed_at_any_rank(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(*arguments: Any, default: Any = None, **branches: Any) -> Any:
+        return branches.get(platform, default)(*arguments)
+
+    monkeypatch.setattr(lax, "platform_dependent", choose)
+    for shape in ((2064,), (2, 3, 2064)):
+        x = np.random.default_rng(0).integers(-9, 9, shape).astype(np.float32)
+        parts = x.reshape(*shape[:-1], 8, 258)
+        sums = np.add.reduceat(parts, [0, 128, 256], -1).reshape(*shape[:-1], 24)
+        np.testing.assert_array_equal(jax.jit(block_sum)(x), sums)
+        most = np.maximum.reduceat(x, np.arange(0, 2064, 1000), -1)
+        np.testing.assert_array_equal(jax.jit(lambda x: block_max(x, 1000))(x), most)
+
+
+def test_measures_of_calibration_take_fifteen_bins() -> None:
+    measures = (
+        calibration.reliability_curve,
+        calibration.expected_calibration_error,
+        calibration.maximum_calibration_error,
+    )
+    assert {inspect.signature(f).parameters["bins"].default for f in measures} == {15}
