@@ -51,8 +51,11 @@ def test_an_array_of_words_is_refused_by_name() -> None:
 
 
 def test_a_fill_is_one_number() -> None:
+    x, mask = numbers(3), np.array([True, False, True])
+    filled = jsoftmax.mask_logits(x, mask, fill=np.float32(7))
+    np.testing.assert_array_equal(filled, np.where(mask, x, np.float32(7)))
     with pytest.raises(ValueError, match=r"fill must be a single number, got shape \(3,\)"):
-        jsoftmax.mask_logits(numbers(3), np.array([True, False, True]), fill=numbers(3))
+        jsoftmax.mask_logits(x, mask, fill=numbers(3))
 
 
 def test_divergence_moves_with_either_side_alone() -> None:
@@ -294,3 +297,48 @@ def test_measures_of_calibration_take_fifteen_bins() -> None:
         calibration.maximum_calibration_error,
     )
     assert {inspect.signature(f).parameters["bins"].default for f in measures} == {15}
+
+
+def test_gradients_of_a_linear_loss_add_up_over_blocks() -> None:
+    hidden, weight = jnp.asarray(numbers(3, 4)), jnp.asarray(numbers(4, 8, seed=1))
+    labels = np.array([0, 7, 3])
+
+    def dense(cap: jax.Array, temperature: jax.Array) -> jax.Array:
+        x = cap[:, None] * jnp.tanh(hidden @ weight / cap[:, None])
+        return jsoftmax.cross_entropy(x, labels, temperature=temperature).sum()
+
+    def by_blocks(cap: jax.Array, temperature: jax.Array) -> jax.Array:
+        return jsoftmax.linear_cross_entropy(
+            hidden, weight, labels, logit_softcap=cap, temperature=temperature, block_size=3
+        ).sum()
+
+    at = jnp.array([1.0, 2.0, 5.0]), jnp.array([0.7, 1.0, 1.5])
+    got, want = (jax.jit(jax.grad(function, (0, 1)))(*at) for function in (by_blocks, dense))
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [2, 1200])
+def test_nearly_equal_entries_in_float64(length: int) -> None:
+    with jax.enable_x64(True):
+        x = -np.geomspace(2.0**-22, 2.0**-9, length)
+        x[0] = 0
+        want = np.log1p(np.expm1(x).sum() / length) + np.log(length)
+        got = jsoftmax.logsumexp(x)
+        assert got.dtype == np.float64
+        np.testing.assert_allclose(got, want, rtol=1e-15)
+
+
+def test_divergence_of_near_rows_in_float64() -> None:
+    """The series has terms enough for float64 where log q - log p is almost 1/2."""
+    draw = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x = draw.normal(size=(20, 4))
+        y = x + draw.choice([-0.22, 0.22], size=x.shape)
+        wide_x, wide_y = x.astype(np.longdouble), y.astype(np.longdouble)
+        p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (wide_x, wide_y))
+        want = (p * (np.log(p) - np.log(q))).sum(-1)
+        got = jsoftmax.kl_divergence(x, y)
+        moved = want > 0.001
+        assert moved.sum() > 10
+        np.testing.assert_allclose(got[moved], want[moved].astype(np.float64), rtol=1e-13)
