@@ -342,3 +342,10 @@ def test_divergence_of_near_rows_in_float64() -> None:
         moved = want > 0.001
         assert moved.sum() > 10
         np.testing.assert_allclose(got[moved], want[moved].astype(np.float64), rtol=1e-13)
+
+
+def test_entmax_of_alpha_one_has_a_temperature() -> None:
+    x = numbers(3, 5)
+    got = jsoftmax.entmax(x, alpha=1, temperature=0.5)
+    np.testing.assert_allclose(got, softmax(2 * x), rtol=1e-5)
+    np.testing.assert_allclose(jsoftmax.entmax(x, alpha=1), softmax(x), rtol=1e-5)
