@@ -318,10 +318,10 @@ def test_gradients_of_a_linear_loss_add_up_over_blocks() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [2, 1200])
+@pytest.mark.parametrize("length", [40, 1200])
 def test_nearly_equal_entries_in_float64(length: int) -> None:
     with jax.enable_x64(True):
-        x = -np.geomspace(2.0**-22, 2.0**-9, length)
+        x = -np.geomspace(2.0**-22, 2.0**-11, length)
         x[0] = 0
         want = np.log1p(np.expm1(x).sum() / length) + np.log(length)
         got = jsoftmax.logsumexp(x)
