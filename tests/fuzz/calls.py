@@ -33,9 +33,7 @@ def _compiled(entry: Entry, static: tuple[tuple[str, Any], ...]) -> Callable[...
     return jax.jit(call)
 
 
-def outcome(
-    entry: Entry, x: Row, where: Row, settings: Numbers, **static: Any
-) -> list[Row]:
+def outcome(entry: Entry, x: Row, where: Row, settings: Numbers, **static: Any) -> list[Row]:
     """What it returns, compiled: a list of one array, or of a token and its log-probability."""
     compiled = _compiled(entry, tuple(static.items()))
     return _outcome(entry, compiled(x, where, settings))
@@ -162,6 +160,12 @@ class Facts:
             self.z = gap / np.where(self.temperature == 0, 1, self.temperature)[:, None]
             """(max x - x) / T; at T = 0 as at one."""
             near = self.live & (self.z < 110)
+            tiny = float(np.finfo(self.wide).tiny)
+            small = ((gap > 0) & (gap < 4 * tiny)) | ((self.x != 0) & (np.abs(self.x) < 4 * tiny))
+            self.flushes = (small & self.live).any(-1) & (self.temperature < 2.0**30 * tiny)
+            """A difference of logits, or of their halves, may be a denormal, which counts as zero;
+            and a T this small, or zero, makes much of it."""
+            self.farthest = np.max(self.z, -1, where=self.live, initial=0)
         self.magnitude = np.max(np.abs(self.x), -1, where=near, initial=0)
         """Of the entries that have mass."""
 

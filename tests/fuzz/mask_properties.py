@@ -106,7 +106,7 @@ def as_a_part_of_the_composition(entry: Entry, batch: Batch, settings: Numbers) 
 
 @holds_for(lambda entry, _: entry.ties, light=False)
 def first_of_ties(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
-    """ties="first" keeps a part: all but the last of one set of equal entries, its first with it."""
+    """ties="first" keeps a part: of one set of equal entries the first."""
     facts = Facts(batch.x, batch.where, settings)
     every = value(entry, batch.x, batch.where, settings)
     first = value(entry, batch.x, batch.where, settings, ties="first")

@@ -69,7 +69,7 @@ def properties_of(entry: Entry, every: Sequence[Property]) -> list[Property]:
     return [prop for prop in every if prop.applies(entry, traits(entry))]
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """A row that breaks a property, told so that it can be run again."""
 
 
@@ -105,7 +105,7 @@ def check(entry: Entry, prop: Property, batch: Batch) -> Count:
     """Raise for the first row that breaks the property."""
     count, told = examine(entry, prop, batch)
     if told:
-        raise Violation(f"{told}\n  {count.wrong} rows of {count.checked} break it")
+        raise ViolationError(f"{told}\n  {count.wrong} rows of {count.checked} break it")
     return count
 
 

@@ -148,8 +148,8 @@ CLASSES: dict[str, Callable[[Random, int, int], Row]] = {
     "near ties": near_ties,
     "all equal": lambda random, n, v: np.repeat(finite_bits(random, n, 1), v, -1),
     "peaked": peaked,
-    "geometric": lambda random, n, v: -np.log(2) * random.permuted(
-        np.tile(np.arange(v), (n, 1)), axis=-1
+    "geometric": lambda random, n, v: (
+        -np.log(2) * random.permuted(np.tile(np.arange(v), (n, 1)), axis=-1)
     ),
     "holes": holes,
     "only one": only_one,
@@ -259,8 +259,9 @@ def number(entry: Entry, name: str, level: Row, length: int) -> Row:
 def numbers(entry: Entry, batch: Batch, first: int = 0) -> Numbers:
     """A value for each setting and row. With `first` another, from other levels."""
     return {
-        name: number(entry, name, batch.levels[LEVELS[(first + i) % len(LEVELS)]], batch.length)
-        .astype(batch.x.dtype)
+        name: number(
+            entry, name, batch.levels[LEVELS[(first + i) % len(LEVELS)]], batch.length
+        ).astype(batch.x.dtype)
         for i, name in enumerate(entry.settings)
     }
 
@@ -289,7 +290,7 @@ level = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 @st.composite
 def batches(draw: st.DrawFn, shape: tuple[int, int], dtype: Any = np.float32) -> Batch:
-    """Batches of one shape: classes of rows, and a few entries and settings that hypothesis sets."""
+    """Batches of one shape: classes of rows, and entries and settings that hypothesis sets."""
     n, length = shape
     row, column = st.integers(0, n - 1), st.integers(0, length - 1)
     names = draw(st.lists(st.sampled_from(list(CLASSES)), min_size=n, max_size=n))

@@ -1,8 +1,8 @@
 """How far two results may be apart that would be equal without rounding.
 
 With eps of the dtype that is computed in, z = (x - max x) / T is rounded by eps abs(z), and a sum
-of exponentials by a few eps, relative. Where the logits themselves were rounded before, as in x + c,
-z moves by a `change`, of a row: what a result may move by then is its slope times that.
+of exponentials by a few eps, relative. Where the logits themselves were rounded before, as in
+x + c, z moves by a `change`, of a row: what a result may move by then is its slope times that.
 
 - A probability: its slope is at most 1. That of entmax is the 1 / kappa-th power of a quantity
   with such errors, kappa = alpha - 1, and above kappa = 1 has no bound at 0: so has its error.

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jsoftmax
 from tests.reference import Row, cross_entropy_row, log_softmax_row
 from tests.registry import LOSS, LOSS_OFF, ONE, REGISTRY, TEMPERATURE, Entry
 

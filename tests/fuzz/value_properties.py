@@ -118,9 +118,7 @@ def masked_equals_removed(entry: Entry, batch: Batch, settings: Numbers) -> Verd
             facts.sound,
             *open_to_rounding(entry, masked, removed, batch.x[:, keep], where[:, keep], settings),
         )
-    return Verdict(
-        facts.sound, differs(masked, removed, tolerance(traits(entry), short, removed))
-    )
+    return Verdict(facts.sound, differs(masked, removed, tolerance(traits(entry), short, removed)))
 
 
 @holds_for(lambda entry, traits: not entry.keyed and traits.shape != "token")
@@ -155,9 +153,9 @@ def equal_entries_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdic
 
 
 @holds_for(
-    lambda entry, traits: entrywise(traits)
-    and not entry.keyed
-    and (traits.upward or traits.shape != "mask")
+    lambda entry, traits: (
+        entrywise(traits) and not entry.keyed and (traits.upward or traits.shape != "mask")
+    )
 )
 def larger_entries_get_more(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     """A larger logit has no smaller result; a mask that keeps one keeps all that are larger."""
@@ -173,18 +171,18 @@ def shifted_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     """x + c has the result of x, or that moved by c. A mask to the bit, where x + c is exact."""
     settings = settings | ({QUIET: settings[QUIET] * 0} if QUIET in settings else {})
     of = traits(entry)
-    exact = flushed(batch.x).astype(np.float64) + batch.shift[:, None]
-    moved = (batch.x + batch.shift[:, None]).astype(batch.x.dtype)
+    c = batch.shift[:, None]
+    moved = (batch.x + c).astype(batch.x.dtype)
     facts, after = (Facts(x, batch.where, settings) for x in (batch.x, moved))
+    exactly = (moved.astype(np.float64) - c == facts.x) | ~facts.live
+    exactly = exactly.all(-1)
     plain = value(entry, batch.x, batch.where, settings)
     got = value(entry, moved, batch.where, settings)
     if of.shape == "mask":
-        same = ((moved.astype(np.float64) == exact) | ~facts.live).all(-1)
-        return Verdict(facts.sound & same, unequal(plain, got), settings=settings)
+        return Verdict(facts.sound & exactly, unequal(plain, got), settings=settings)
     large = np.maximum(facts.magnitude, after.magnitude)
     change = 2 * facts.eps * large / np.where(facts.temperature == 0, 1, facts.temperature)
     # At T = 0 what counts is which entries tie: rounding makes ties.
-    exactly = ((moved.astype(np.float64) == exact) | ~facts.live).all(-1)
     change = np.where(exactly, 0, change)
     checked = facts.sound & (exactly | ((change < LARGEST_CHANGE) & (facts.temperature > 0)))
     want, allowed = plain.astype(np.float64), tolerance(of, after, got, change)
@@ -203,10 +201,11 @@ def temperatures_compose(entry: Entry, batch: Batch, settings: Numbers) -> Verdi
     facts = Facts(batch.x, batch.where, cooled)
     after = Facts(divided, batch.where, settings)
     power = np.exp2(np.round(np.log2(scale))) == scale
-    tiny = np.finfo(facts.wide).tiny
-    normal = (np.abs(flushed(divided)) >= tiny) | (facts.x == 0) | ~facts.live
-    inside = (t > 4096 * tiny) & (t * scale > 4096 * tiny) & np.isfinite(t) & np.isfinite(t * scale)
+    tiny, most = np.finfo(facts.wide).tiny * 4096, np.finfo(facts.wide).max / 4096
+    normal = (np.abs(flushed(divided)) >= tiny / 4096) | (facts.x == 0) | ~facts.live
+    inside = (t > tiny) & (t * scale > tiny) & (t < most) & (t * scale < most)
     checked = facts.sound & after.sound & inside & normal.all(-1)
+    checked &= in_range(facts) & in_range(after)
     checked &= (np.isfinite(after.x) | ~facts.live).all(-1)
     got = outcome(entry, divided, batch.where, settings)
     want = outcome(entry, batch.x, batch.where, cooled)
@@ -250,5 +249,17 @@ def as_the_reference_says(entry: Entry, batch: Batch, settings: Numbers) -> Verd
     most = float(np.finfo(facts.wide).max)
     want = np.where(np.abs(want) > most, np.copysign(np.inf, want), want)
     allowed = tolerance(traits(entry), facts, got)
-    return Verdict(facts.sound, differs(got, want.astype(np.float64), allowed))
+    checked = facts.sound & in_range(facts)
+    return Verdict(checked, differs(got, want.astype(np.float64), allowed))
 
+
+def in_range(facts: Facts, most: float | None = None) -> Row:
+    """Rows of which max x / T is a float, and its square and every z where a loss asks for them;
+    and in which no small T meets a denormal."""
+    most = float(np.finfo(facts.wide).max) if most is None else most
+    cold = np.where(facts.temperature == 0, 1, facts.temperature)
+    hot = np.where(facts.nothing, 0, np.abs(facts.peak) / cold)
+    fits = hot < most
+    if QUIET in facts.settings:
+        fits &= (hot * hot < most) & (facts.farthest < most / 2)
+    return fits & ~facts.flushes
