@@ -183,12 +183,15 @@ def make(seed: int, names: Sequence[str], length: int, dtype: Any = np.float32) 
     if length > 2:
         dropped = random.choice(np.arange(2, length), length // 3, replace=False)
         kept = np.delete(kept, dropped)
+    with np.errstate(invalid="ignore"):
+        # Of signalling NaN.
+        x = x.astype(dtype)
     exponent = random.uniform(-4, 4, n)
     even = np.arange(n) % 2 == 0
     return Batch(
         seed=seed,
         names=names,
-        x=x.astype(dtype),
+        x=x,
         where=where,
         levels={order: random.random(n) for order in LEVELS},
         permutation=permutation,

@@ -132,7 +132,7 @@ def test_rows_are_of_every_kind() -> None:
     x = np.concatenate([at_random(seed, 512, 7).x for seed in range(4)])
     tiny = np.finfo(np.float32).tiny
     assert np.isnan(x).any(-1).mean() > 0.02
-    assert (x == np.inf).any(-1).mean() > 0.02
+    assert (x == np.inf).any(-1).mean() > 0.01
     assert (x == -np.inf).all(-1).mean() > 0.01
     assert ((x != 0) & (np.abs(x) < tiny)).any(-1).mean() > 0.02
     assert (np.sort(x)[:, 1:] == np.sort(x)[:, :-1]).any(-1).mean() > 0.2

@@ -130,7 +130,7 @@ def traits(entry: Entry) -> Traits:
     return Traits(
         shape=_shape(entry, y),
         shift=shift,
-        upward=mask and _is_upward(y),
+        upward=mask and _is_upward(entry),
         growing={name: _grows(entry, name) for name in _cuts(entry) if mask},
         idempotent=tuple(name for name in _cuts(entry) if mask and _is_idempotent(entry, name)),
         sharded="axis_name" in parameters,
@@ -153,9 +153,13 @@ def _cuts(entry: Entry) -> list[str]:
     return [name for name in entry.settings if name != "temperature"]
 
 
-def _is_upward(mask: Row) -> bool:
-    least = np.where(mask, PROBES, np.inf).min(-1, keepdims=True)
-    return bool((mask | (least > PROBES)).all())
+def _is_upward(entry: Entry) -> bool:
+    for i in range(3):
+        mask = expected(entry, PROBES, **entry.setting(i))
+        least = np.where(mask, PROBES, np.inf).min(-1, keepdims=True)
+        if (~mask & (least <= PROBES)).any():
+            return False
+    return True
 
 
 def _alone(entry: Entry, name: str, value: float) -> dict[str, float]:
