@@ -113,6 +113,8 @@ def run_all(rows: int, seed: int, processes: int, state: Path | None) -> tuple[C
     violations: list[str] = []
     if state:
         state.mkdir(parents=True, exist_ok=True)
+        if not (begun := state / "begun.txt").exists():
+            begun.write_text(str(time.time()))
         results = {
             path.stem: from_json(json.loads(path.read_text())) for path in state.glob("*.json")
         }
@@ -226,9 +228,11 @@ def main() -> int:
     if given.again:
         again(*given.again)
         return 0
-    start = time.perf_counter()
+    start = time.time()
     results, violations = run_all(given.rows, given.seed, given.processes, given.state)
-    text = write(results, violations, given, (time.perf_counter() - start) / 60)
+    begun = given.state / "begun.txt" if given.state else None
+    start = float(begun.read_text()) if begun else start
+    text = write(results, violations, given, (time.time() - start) / 60)
     if given.report:
         given.report.write_text(text)
     total = sum(results.values(), Count())

@@ -112,13 +112,16 @@ def check(entry: Entry, prop: Property, batch: Batch) -> Count:
 def report(entry: Entry, prop: Property, batch: Batch, settings: Numbers, row: int) -> str:
     """What is needed to see it again: seed, row, and the bits of the floats."""
     x = batch.x[row]
+    with np.errstate(invalid="ignore"):
+        # A NaN may be a signalling one.
+        shown = x.astype(np.float64).tolist()
     unsigned = np.dtype(f"uint{8 * x.dtype.itemsize}")
     lines = [
         f"{entry.name} breaks {prop.name}",
         f"  batch of seed {batch.seed}, row {row} ({batch.names[row]!r}), {x.size} entries",
         f"  settings: { {name: value[row].item() for name, value in settings.items()} }",
         f"  x = np.array({x.view(unsigned).tolist()}, '{unsigned}').view('{x.dtype}')",
-        f"    = {x.astype(np.float64).tolist()}",
+        f"    = {shown}",
         f"  where = {batch.where[row].astype(int).tolist()}",
     ]
     return "\n".join(lines)
