@@ -162,7 +162,8 @@ class Facts:
             near = self.live & (self.z < 110)
             tiny = float(np.finfo(self.wide).tiny)
             small = ((gap > 0) & (gap < 4 * tiny)) | ((self.x != 0) & (np.abs(self.x) < 4 * tiny))
-            self.flushes = (small & self.live).any(-1) & (self.temperature < 2.0**30 * tiny)
+            self.denormal = (small & self.live).any(-1)
+            self.flushes = self.denormal & (self.temperature < 2.0**30 * tiny)
             """A difference of logits, or of their halves, may be a denormal, which counts as zero;
             and a T this small, or zero, makes much of it."""
             self.farthest = np.max(self.z, -1, where=self.live, initial=0)
