@@ -110,14 +110,19 @@ def _split(entry: Entry, layout: Layout) -> Callable[..., Any]:
     return jax.jit(mapped)
 
 
+def padded(batch: Batch) -> tuple[Row, Row]:
+    """Rows filled up to a multiple of 16 with NaN, which is masked."""
+    wide = [(0, 0), (0, -batch.length % 16)]
+    x = np.pad(batch.x, wide, constant_values=np.nan)
+    return x, np.pad(batch.where, wide, constant_values=False)
+
+
 def on_shards(entry: Entry, layout: Layout, batch: Batch, settings: Numbers) -> list[Row]:
     """What it returns inside `shard_map`: rows are filled up to a multiple of 16 with NaN, masked.
 
     So every one of eight shards has two entries at least.
     """
-    wide = [(0, 0), (0, -batch.length % 16)]
-    x = np.pad(batch.x, wide, constant_values=np.nan)
-    where = np.pad(batch.where, wide, constant_values=False)
+    x, where = padded(batch)
     numbers = {
         name: jax.device_put(number, NamedSharding(layout.mesh, P(layout.batch)))
         for name, number in settings.items()
