@@ -103,7 +103,11 @@ def sharded_equals_dense(entry: Entry, batch: Batch, settings: Numbers) -> Verdi
     facts = Facts(batch.x, batch.where, settings)
     if batch.length == 1:
         return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))
-    got = on_shards(entry, LAYOUTS[batch.seed % len(LAYOUTS)], batch, settings)
+    layout = LAYOUTS[batch.seed % len(LAYOUTS)]
+    if entry.kind == "token" and layout.batch is not None:
+        # Each part of the batch draws from the same key: other draws than for the whole.
+        return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))
+    got = on_shards(entry, layout, batch, settings)
     if entry.kind == "token":
         # The size of a row decides how a draw is rounded.
         want = outcome(entry, *padded(batch), settings)
