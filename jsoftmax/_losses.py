@@ -157,6 +157,7 @@ def combine(
         loss = loss + z_loss * finite * finite
         infinite = infinite | (beyond & (z_loss > 0))
     loss = jnp.where(infinite & ~jnp.isnan(loss), jnp.inf, loss)
+    loss = jnp.where(jnp.isnan(parts.log_total), jnp.nan, loss)
     if parts.valid is not None:
         loss = jnp.where(parts.valid, loss, jnp.nan)
     return jnp.where(parts.nothing, 0, loss)

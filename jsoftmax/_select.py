@@ -244,29 +244,32 @@ def keep_first(
 
 
 def step_down(x: Array) -> Array:
-    """Next smaller float, which turns "at least x" into "above it".
-
-    Denormals are passed over: compiled programs count them as zero.
-    """
-    key = ordered_key(jnp.where(x == 0, jnp.zeros_like(x), x)) - 1
-    tiny = ordered_key(jnp.asarray(-jnp.finfo(x.dtype).tiny, x.dtype))
-    key = jnp.where((key < 0) & (key > tiny), tiny, key)
-    return jnp.where(x == -jnp.inf, x, from_ordered_key(key, x.dtype))
+    """Next smaller float, which turns "at least x" into "above it"."""
+    return jnp.where(x == -jnp.inf, x, from_ordered_key(ordered_key(x) - 1, x.dtype))
 
 
 def ordered_key(x: Array) -> Array:
-    """Signed integers in the order of the floats (-0.0 just below 0.0)."""
-    return _flip_negative(lax.bitcast_convert_type(x, _integer(x.dtype)))
+    """Signed integers in the order of the floats, without a gap.
+
+    Denormals count as zero, as they do in compiled programs: were there keys between those of the
+    normal floats and zero, a search could divide them for ever, and find only zero.
+    """
+    bits = lax.bitcast_convert_type(x, _integer(x.dtype))
+    magnitude = bits & jnp.iinfo(bits.dtype).max
+    key = jnp.maximum(magnitude - _denormals(x.dtype), 0)
+    return jnp.where(bits < 0, -key, key)
 
 
 def from_ordered_key(key: Array, dtype: np.dtype) -> Array:
     """Inverse of `ordered_key`."""
-    return lax.bitcast_convert_type(_flip_negative(key), dtype)
+    magnitude = jnp.abs(key) + jnp.where(key == 0, 0, _denormals(dtype)).astype(key.dtype)
+    x = lax.bitcast_convert_type(magnitude, dtype)
+    return jnp.where(key < 0, -x, x)
 
 
-def _flip_negative(bits: Array) -> Array:
-    width = jnp.iinfo(bits.dtype).bits
-    return bits ^ ((bits >> (width - 1)) & jnp.iinfo(bits.dtype).max)
+def _denormals(dtype: np.dtype) -> int:
+    """How many there are of one sign."""
+    return (1 << jnp.finfo(dtype).nmant) - 1
 
 
 def _integer(dtype: np.dtype) -> np.dtype:

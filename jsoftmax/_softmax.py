@@ -340,7 +340,9 @@ def _exact_shift(peak: Array) -> Array:
     difference from that is rounded is too small for its probability to be a float.
     """
     least, most = _MODERATE
-    return jnp.floor(peak - jnp.clip(peak, least, most))
+    # A larger one is whole itself, and the difference here would be rounded, by more than `most`.
+    whole = peak >= 2.0 ** jnp.finfo(peak.dtype).nmant
+    return jnp.where(whole, peak, jnp.floor(peak - jnp.clip(peak, least, most)))
 
 
 def _normalize(mass: Array, along: Along, dtype: np.dtype) -> Array:

@@ -71,7 +71,9 @@ def _temperature_scale(logits: Array, temperature: Array | None, along: Along) -
         nonzero = jnp.where(temperature == 0, 1, temperature)
         largest = jnp.where(peak == -jnp.inf, 0, peak) / nonzero
         overflows = jnp.abs(largest) > float(jnp.finfo(logits.dtype).max)
-        quotient = divide(jnp.where(absent, 0, x), nonzero)
+        # In quarters where the reciprocal of T would be a denormal, and count as zero.
+        unit = jnp.where(nonzero > 2.0**100, 0.25, jnp.ones_like(nonzero))
+        quotient = divide(jnp.where(absent, 0, x) * unit, nonzero * unit)
         limit = (temperature == 0) | overflows
         scaled = jnp.where(limit, shift(x, temperature, peak), quotient)
         invalid |= jnp.isnan(temperature)

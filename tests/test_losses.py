@@ -413,3 +413,12 @@ class TestDerivatives:
         (large,) = kept(label)
         assert large.dtype == x.dtype
         assert len(kept(jnp.full(x.shape, 1 / 257))) <= 2
+
+
+def test_a_broken_row_is_nan_also_where_its_label_costs_inf() -> None:
+    """A label that is not allowed, or at T = 0 not among the largest."""
+    x = jnp.float32([[0.0, 1.0, INF], [0.0, -INF, np.nan], [0.0, -INF, 1.0]])
+    temperature = jnp.float32([0.0, 1.0, np.nan])
+    labels = jnp.int32([1, 1, 1])
+    assert np.isnan(jsoftmax.cross_entropy(x, labels, temperature=temperature)).all()
+    assert np.isinf(jsoftmax.cross_entropy(x[2], labels[2]))

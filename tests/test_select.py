@@ -1,5 +1,8 @@
 """The selection engine at its edges: ties, exact mass, composition, equal prefixes, all lengths."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,3 +253,16 @@ def test_a_broken_row_keeps_every_allowed_entry(ties: Ties, bad: float) -> None:
     ):
         np.testing.assert_array_equal(mask[:2], np.broadcast_to(x[0] != -INF, (2, 6)))
         assert mask[2].sum() < 5
+
+
+@pytest.mark.parametrize("rest", [0.0, -1e-40, -2e-38])
+@pytest.mark.parametrize(("mask", "number"), [(top_k_mask, 3), (top_k_mask, 70), (top_p_mask, 0.5)])
+def test_the_search_ends_among_denormals(
+    mask: Callable[..., Any], number: float, rest: float
+) -> None:
+    """They count as zero: a cut between zero and the least normal float has few floats to try."""
+    x = np.full(200, rest, np.float32)
+    x[:5] = [-1.4187888e-38, 1.7850941e-38, 3.7e-40, 4e-42, -1e-45]
+    flushed = np.where(np.abs(x) < np.finfo(np.float32).tiny, 0, x)
+    row = {top_k_mask: reference.top_k_row, top_p_mask: reference.top_p_row}[mask]
+    assert_mask(mask(x, number), reference.over_rows(row, flushed, number))

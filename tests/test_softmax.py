@@ -163,3 +163,12 @@ def test_permutation_equivariance() -> None:
     order = np.random.default_rng(0).permutation(300)
     np.testing.assert_allclose(softmax(x[order]), np.asarray(softmax(x))[order], rtol=1e-6)
     np.testing.assert_allclose(logsumexp(x[order]), logsumexp(x), rtol=1e-6)
+
+
+def test_any_size_of_the_largest_logit() -> None:
+    """Also where floats are so far apart that the shift by a whole number is rounded."""
+    peak = np.exp2(np.arange(-4, 120, 0.25)).astype(np.float32)
+    for sign in (1, -1):
+        x = np.stack([sign * peak, sign * peak, np.full_like(peak, -np.inf)], axis=-1)
+        want = np.broadcast_to([0.5, 0.5, 0], x.shape)
+        np.testing.assert_allclose(softmax(x), want, rtol=1e-6)

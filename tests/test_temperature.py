@@ -93,3 +93,10 @@ def test_rows_of_a_batch_may_be_at_different_limits() -> None:
     by_t = jax.grad(lambda t: (softmax(x, temperature=t) * x).sum())(jnp.asarray(numbers))
     np.testing.assert_array_equal(np.asarray(by_t)[[0, 2]], 0)
     assert (np.asarray(by_t)[[1, 3]] != 0).all()
+
+
+def test_a_huge_temperature_divides_huge_logits() -> None:
+    x = np.float32([3e38, -1.5e38, 1e37, 0.0])
+    most = np.finfo(np.float32).max
+    got = jax.jit(temperature_scale)(x, jnp.full((), most))
+    np.testing.assert_allclose(got, x / most, rtol=1e-6)

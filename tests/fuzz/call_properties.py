@@ -1,0 +1,176 @@
+"""Properties of the ways to call: derivatives, meshes, with and without jit, other dtypes."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from tests.fuzz.calls import Facts, derivatives, eager, on_shards, outcome, padded
+from tests.fuzz.properties import Verdict, holds_for
+from tests.fuzz.strategies import Batch, Numbers
+from tests.fuzz.tolerance import differs, tolerance, unequal
+from tests.fuzz.traits import QUIET, Traits, traits
+from tests.fuzz.value_properties import in_range, open_to_rounding
+from tests.layouts import LAYOUTS
+from tests.reference import Row
+from tests.registry import Entry
+
+HALF = (jnp.bfloat16, jnp.float16)
+STEEPEST = 2.0
+"""Above this alpha the slope of entmax has no bound: there is no scale for its rounding."""
+
+
+def has_derivatives(_: Entry, traits: Traits) -> bool:
+    return traits.derivatives
+
+
+def even(entry: Entry, batch: Batch, settings: Numbers) -> tuple[Numbers, Facts, Row]:
+    """The settings with a moderate slope, and for which rows the derivatives have a scale."""
+    if "alpha" in settings:
+        settings = settings | {"alpha": np.minimum(settings["alpha"], STEEPEST)}
+    facts = Facts(batch.x, batch.where, settings)
+    # Derivatives by T hold z, those of the z-loss the logits themselves.
+    moderate = (facts.temperature > 1e-3) & (facts.temperature < 1e3) & (facts.farthest < 1e6)
+    del entry
+    return settings, facts, facts.sound & moderate
+
+
+@holds_for(has_derivatives, light=False)
+def gradients_sum_to_zero(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """Where x + c has the result of x; to the sum of the cotangents where that moves by c.
+
+    Exactly 0 where nothing is allowed, and finite in every sound row.
+    """
+    settings = settings | ({QUIET: settings[QUIET] * 0} if QUIET in settings else {})
+    settings, facts, moderate = even(entry, batch, settings)
+    cotangent, _, gradient, _ = derivatives(entry, batch, settings)
+    # Below, 1 / T times a sum of cotangents overflows, and meets the probability 0.
+    warm = facts.sound & ((facts.temperature == 0) | (facts.temperature > 1e-30))
+    wrong = ~np.isfinite(gradient).all(-1) | ((gradient != 0) & ~facts.live).any(-1)
+    shift = traits(entry).shift
+    if shift is not None:
+        total = gradient.astype(np.float64).sum(-1)
+        want = np.where(facts.nothing, 0, shift * cotangent) if shift else 0
+        size = np.abs(gradient).astype(np.float64).sum(-1) + scale_of(cotangent, facts)
+        wrong |= moderate & (np.abs(total - want) > 32 * facts.eps * size)
+    return Verdict(warm, wrong, settings=settings)
+
+
+def scale_of(cotangent: Row, facts: Facts) -> Row:
+    """What the gradient's rounding is relative to, beside itself: cotangents over T."""
+    size = np.abs(cotangent).astype(np.float64)
+    largest = size.sum(-1) if size.ndim == 2 else size
+    spread = 1 + np.max(np.minimum(facts.z, 110), -1, where=facts.live, initial=0)
+    return spread * largest / np.minimum(np.maximum(facts.temperature, 1e-3), 1)
+
+
+@holds_for(lambda _, traits: traits.derivatives and traits.forward, light=False)
+def jvp_equals_vjp(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """<c, J t> = <J' c, t>, in the logits and the temperature together."""
+    settings, facts, moderate = even(entry, batch, settings)
+    cotangent, ahead, of_x, of_temperature = derivatives(entry, batch, settings)
+    there = ahead.astype(np.float64) * cotangent
+    back = np.concatenate(
+        [of_x.astype(np.float64) * batch.tangent, (of_temperature * batch.slope)[:, None]], -1
+    )
+    if there.ndim == 1:
+        there = there[:, None]
+    apart = np.abs(there.sum(-1) - back.sum(-1))
+    size = np.abs(there).sum(-1) + np.abs(back).sum(-1)
+    tangents = np.abs(batch.tangent).max(-1) + np.abs(batch.slope) * (1 + facts.farthest)
+    allowed = 32 * facts.eps * (size + scale_of(cotangent, facts) * tangents)
+    checked = moderate & np.isfinite(there).all(-1) & np.isfinite(back).all(-1)
+    return Verdict(checked, apart > allowed, settings=settings)
+
+
+def alike(
+    entry: Entry, got: list[Row], want: list[Row], batch: Batch, settings: Numbers, facts: Facts
+) -> tuple[Row, Row]:
+    """Rows in which two ways to call differ, and those where rounding decides about an entry."""
+    of = traits(entry)
+    if of.shape == "mask":
+        return open_to_rounding(entry, got[0], want[0], batch.x, batch.where, settings)
+    if of.shape == "token":
+        wrong = unequal(got[0], want[0])
+        for a, b in zip(got[1:], want[1:], strict=True):
+            wrong |= differs(a, b, 32 * facts.eps * (2 + np.abs(b)))
+        return wrong, np.zeros(len(wrong), bool)
+    return differs(got[0], want[0], tolerance(of, facts, want[0])), np.zeros(len(got[0]), bool)
+
+
+@holds_for(lambda _, traits: traits.sharded, light=False)
+def sharded_equals_dense(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """Inside `shard_map`, on one kind of mesh after the other. A row of one entry has no second,
+    which is the label of the losses when it is split."""
+    facts = Facts(batch.x, batch.where, settings)
+    if batch.length == 1:
+        return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))
+    layout = LAYOUTS[batch.seed % len(LAYOUTS)]
+    if entry.kind == "token" and layout.batch is not None:
+        # Each part of the batch draws from the same key: other draws than for the whole.
+        return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))
+    got = on_shards(entry, layout, batch, settings)
+    if entry.kind == "token":
+        # The size of a row decides how a draw is rounded.
+        want = outcome(entry, *padded(batch), settings)
+        return drawn_alike(entry, got, want, batch, settings, facts)
+    want = outcome(entry, batch.x, batch.where, settings)
+    wrong, rounding = alike(entry, got, want, batch, settings, facts)
+    return Verdict(facts.sound | facts.broken, wrong, rounding)
+
+
+def drawn_alike(
+    entry: Entry, got: list[Row], want: list[Row], batch: Batch, settings: Numbers, facts: Facts
+) -> Verdict:
+    """The draws are the same but where rounding decides about an entry, or the sum of a block."""
+    wrong, nothing = alike(entry, got, want, batch, settings, facts)
+    rows = np.flatnonzero(wrong & facts.sound)
+    rounding = nothing
+    if rows.size:
+        some = {name: number[rows] for name, number in settings.items()}
+        must, may = entry.expected(
+            Facts(batch.x, batch.where, settings).x[rows], some, batch.where[rows]
+        )
+        rounding[rows] = (must != may).any(-1)
+    return Verdict(facts.sound, wrong & ~rounding, rounding)
+
+
+@holds_for(lambda *_: True, light=False)
+def jit_equals_eager(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """Compiled by the caller or not."""
+    facts = Facts(batch.x, batch.where, settings)
+    got = eager(entry, batch.x, batch.where, settings)
+    want = outcome(entry, batch.x, batch.where, settings)
+    wrong, rounding = alike(entry, got, want, batch, settings, facts)
+    return Verdict(facts.sound | facts.broken, wrong, rounding)
+
+
+@holds_for(lambda *_: True, light=False)
+def half_is_rounded_float32(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """bfloat16 and float16, in turn: computed as the same numbers in float32, and rounded once."""
+    if batch.x.dtype == np.float64:
+        return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))
+    half = batch.x.astype(HALF[batch.seed % 2])
+    wide = half.astype(np.float32)
+    facts = Facts(wide, batch.where, settings)
+    got = outcome(entry, half, batch.where, settings)
+    want = outcome(entry, wide, batch.where, settings)
+    of = traits(entry)
+    wrong = np.zeros(len(half), bool)
+    for a, b in zip(got, want, strict=True):
+        if a.dtype in (np.bool_, np.int32):
+            wrong |= unequal(a, b)
+            continue
+        # What float32 leaves open may be rounded to either side.
+        allowed = 0.0 if of.shape == "token" else tolerance(of, facts, b)
+        allowed = allowed + 8 * facts.eps * np.abs(np.where(np.isfinite(b), b, 0))
+        rounded = [(b + by * allowed).astype(half.dtype) for by in (-1, 0, 1)]
+        low, same, high = (r.astype(np.float64) for r in rounded)
+        got_wide = a.astype(np.float64)
+        inside = (got_wide >= low) & (got_wide <= high)
+        inside |= (got_wide == same) | (np.isnan(got_wide) & np.isnan(same))
+        # Denormals of half precision are flushed, or not, on the way.
+        inside |= np.abs(got_wide - same) <= float(jnp.finfo(half.dtype).tiny)
+        wrong |= ~(inside.all(-1) if inside.ndim == 2 else inside)
+        wrong |= a.dtype != half.dtype
+    # Beyond the floats of half precision x / T has another form.
+    checked = (facts.sound & in_range(facts, float(jnp.finfo(half.dtype).max))) | facts.broken
+    return Verdict(checked if of.shape == "scaled" else facts.sound | facts.broken, wrong)

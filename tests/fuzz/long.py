@@ -1,0 +1,244 @@
+"""The long mode: every property of every function over seeded batches, until enough rows are met.
+
+    python -m tests.fuzz.long --rows 10000000 --report tests/fuzz/report.md
+    python -m tests.fuzz.long --again FUNCTION PROPERTY SEED ROWS LENGTH
+
+The second runs one batch again, as a violation names it. A row is counted once for each function
+and property that has something to say about it.
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import math
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import astuple
+from pathlib import Path
+
+import jax
+import jaxlib
+import numpy as np
+
+from tests.fuzz.every import PROPERTIES
+from tests.fuzz.properties import Count, Property, check, examine, properties_of
+from tests.fuzz.strategies import CLASSES, at_random
+from tests.fuzz.traits import EVERY
+from tests.registry import Entry
+
+SHAPES = {1: (2048, 0.1), 7: (4096, 0.5), 130: (1024, 0.4)}
+"""For each length of a row, the rows of a batch and its share of all rows."""
+OWN = {7: (2048, 0.6), 130: (512, 0.4)}
+"""Where a property has programs of its own."""
+SPLIT = {7: (1024, 1.0)}
+"""Where these are for meshes, of three kinds."""
+LEAST = 10_000
+"""Rows for the properties that are slow, and the least for any."""
+SLOW = {"as_the_reference_says", "sharded_equals_dense", "jit_equals_eager"}
+PATIENCE = 6
+"""How many times the batches that were to be expected, before a cell is left with fewer rows."""
+
+Cells = dict[tuple[str, str], Count]
+
+
+def strict() -> None:
+    """The same world as in the tests: before the first array."""
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def cells_of(entries: Iterable[Entry]) -> list[tuple[Entry, Property]]:
+    return [(entry, prop) for entry in entries for prop in properties_of(entry, PROPERTIES)]
+
+
+def quotas(rows: int) -> dict[str, int]:
+    """Rows for each property of a function: the quick ones share what the slow ones leave."""
+    cells = cells_of(EVERY)
+    slow = sum(prop.name in SLOW for _, prop in cells)
+    each = max(math.ceil((rows - slow * LEAST) / max(len(cells) - slow, 1)), LEAST)
+    return {prop.name: LEAST if prop.name in SLOW else each for prop in PROPERTIES}
+
+
+def run(entry: Entry, prop: Property, quota: int, first_seed: int) -> tuple[Count, list[str]]:
+    """Batches of every shape until the quota is met."""
+    count, told = Count(), []
+    due = 0.0
+    seed = first_seed
+    shapes = SPLIT if prop.name == "sharded_equals_dense" else SHAPES if prop.light else OWN
+    for length, (n, share) in shapes.items():
+        due += share * quota
+        patience = 1 + PATIENCE * math.ceil(share * quota / n)
+        while count.checked < due and patience:
+            found, message = examine(entry, prop, at_random(seed, n, length))
+            count += found
+            if message and len(told) < 3:
+                told.append(message)
+            seed, patience = seed + 1, patience - 1
+    return count, told
+
+
+def run_function(name: str, quota: dict[str, int], seed: int) -> tuple[Cells, list[str]]:
+    """All properties of one function. Then its programs are forgotten."""
+    (entry,) = (entry for entry in EVERY if entry.name == name)
+    results: Cells = {}
+    violations: list[str] = []
+    for prop in properties_of(entry, PROPERTIES):
+        results[name, prop.name], told = run(entry, prop, quota[prop.name], seed)
+        violations += told
+    jax.clear_caches()
+    gc.collect()
+    return results, violations
+
+
+def as_json(cells: Cells) -> dict[str, list[int]]:
+    return {f"{function} {prop}": [*astuple(count)] for (function, prop), count in cells.items()}
+
+
+def from_json(cells: dict[str, list[int]]) -> Cells:
+    return {(name.split()[0], name.split()[1]): Count(*count) for name, count in cells.items()}
+
+
+def run_all(rows: int, seed: int, processes: int, state: Path | None) -> tuple[Cells, list[str]]:
+    """Every cell, the functions shared out among processes. Those found in `state` are done."""
+    quota = quotas(rows)
+    start = time.perf_counter()
+    results: dict[str, Cells] = {}
+    violations: list[str] = []
+    if state:
+        state.mkdir(parents=True, exist_ok=True)
+        if not (begun := state / "begun.txt").exists():
+            begun.write_text(str(time.time()))
+        results = {
+            path.stem: from_json(json.loads(path.read_text())) for path in state.glob("*.json")
+        }
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=strict) as pool:
+        futures = {
+            pool.submit(run_function, entry.name, quota, seed + 1_000_000 * i): entry.name
+            for i, entry in enumerate(EVERY)
+            if entry.name not in results
+        }
+        for future in as_completed(futures):
+            found, told = future.result()
+            results[futures[future]] = found
+            violations += told
+            if state:
+                (state / f"{futures[future]}.json").write_text(json.dumps(as_json(found)))
+            done = sum(count.checked for cells in results.values() for count in cells.values())
+            minutes = (time.perf_counter() - start) / 60
+            print(f"{minutes:6.1f} min  {done:12,d} rows  {futures[future]}", flush=True)
+            for message in told:
+                print(message, flush=True)
+    return {cell: n for entry in EVERY for cell, n in results[entry.name].items()}, violations
+
+
+def table(results: Cells, place: int, heading: str) -> list[str]:
+    """Totals by function (0) or by property (1)."""
+    totals: dict[str, Count] = {}
+    cells: dict[str, int] = {}
+    for cell, count in results.items():
+        totals[cell[place]] = totals.get(cell[place], Count()) + count
+        cells[cell[place]] = cells.get(cell[place], 0) + 1
+    other = "properties" if place == 0 else "functions"
+    lines = [
+        f"| {heading} | {other} | rows | violations | decided by rounding |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    return lines + [
+        f"| `{name}` | {cells[name]} | {total.checked:,} | {total.wrong} | {total.rounding} |"
+        for name, total in totals.items()
+    ]
+
+
+def every_cell(results: Cells) -> list[str]:
+    lines = ["| function | property | rows | violations | decided by rounding |"]
+    lines.append("|---|---|---:|---:|---:|")
+    return lines + [
+        f"| `{function}` | `{prop}` | {count.checked:,} | {count.wrong} | {count.rounding} |"
+        for (function, prop), count in results.items()
+    ]
+
+
+def write(results: Cells, violations: list[str], given: argparse.Namespace, minutes: float) -> str:
+    """The report, as Markdown."""
+    total = sum(results.values(), Count())
+    fewest = min(results, key=lambda cell: results[cell].checked)
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "NumPy": np.__version__}
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    lines = [
+        "# Report of the long fuzzing run",
+        "",
+        "Written by `tests/fuzz/long.py`; not edited by hand. A row counts once for each function",
+        "and property that says something about it. Decided by rounding: a mask differs, but only",
+        "in entries of which the reference says that float32 rounding decides.",
+        "",
+        f"- {total.checked:,} rows checked, **{total.wrong} violations**",
+        f"- {total.rounding} rows decided by rounding",
+        f"- {len(EVERY)} functions, {len(PROPERTIES)} properties, {len(results)} cells",
+        f"- the least in a cell: {results[fewest].checked:,} (`{fewest[0]}`, `{fewest[1]}`)",
+        f"- rows of {', '.join(map(str, SHAPES))} entries, of {len(CLASSES)} classes; float32, and",
+        "  for one property bfloat16 and float16",
+        f"- `python -m tests.fuzz.long --rows {given.rows} --seed {given.seed}`",
+        f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC: {minutes:.1f} minutes in",
+        f"  {given.processes} processes, on {os.cpu_count()} CPU cores ({platform.machine()})",
+        f"- Python {platform.python_version()}, {named}; programs fully optimised, eight devices",
+        "",
+        "## By property",
+        "",
+        *table(results, 1, "property"),
+        "",
+        "## By function",
+        "",
+        *table(results, 0, "function"),
+        "",
+        "## Every cell",
+        "",
+        *every_cell(results),
+        "",
+    ]
+    for message in violations:
+        lines += ["```", message, "```", ""]
+    return "\n".join(lines)
+
+
+def again(function: str, name: str, seed: str, n: str, length: str) -> None:
+    """One batch, which raises for its first row that breaks the property."""
+    (entry,) = (entry for entry in EVERY if entry.name == function)
+    (prop,) = (prop for prop in PROPERTIES if prop.name == name)
+    print(check(entry, prop, at_random(int(seed), int(n), int(length))))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--seed", type=int, default=20261124)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--state", type=Path, help="a folder to go on from after an interruption")
+    parser.add_argument("--again", nargs=5)
+    given = parser.parse_args()
+    strict()
+    if given.again:
+        again(*given.again)
+        return 0
+    start = time.time()
+    results, violations = run_all(given.rows, given.seed, given.processes, given.state)
+    begun = given.state / "begun.txt" if given.state else None
+    start = float(begun.read_text()) if begun else start
+    text = write(results, violations, given, (time.time() - start) / 60)
+    if given.report:
+        given.report.write_text(text)
+    total = sum(results.values(), Count())
+    print(f"{total.checked:,} rows, {total.wrong} violations")
+    return 1 if total.wrong or total.checked < given.rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

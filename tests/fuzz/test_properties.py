@@ -1,0 +1,262 @@
+"""Every property of every function, driven by hypothesis; and that the properties can fail."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import jsoftmax
+from tests import reference
+from tests.fuzz.every import PROPERTIES
+from tests.fuzz.long import cells_of
+from tests.fuzz.properties import Property, ViolationError, check, examine, properties_of
+from tests.fuzz.strategies import CLASSES, at_random, batches
+from tests.fuzz.traits import EVERY, Fake, traits
+from tests.registry import ONE, REGISTRY, TEMPERATURE, TRUNCATION, TRUNCATION_OFF, Entry
+
+# Without a database: nothing is written into the repository.
+suite = settings(
+    database=None,
+    deadline=None,
+    derandomize=True,
+    max_examples=4,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
+LEAST = {"simplex": 10, "log": 10, "scaled": 10, "number": 10, "mask": 10, "token": 6}
+"""How many properties a function meets at least, by what it returns; noise has fewer."""
+NAMED = {prop.name: prop for prop in PROPERTIES}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly_compiled() -> Iterator[None]:
+    """As in the modules that ask what a function means; the long mode compiles wholly."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def case(entry: Entry, prop: Property) -> Any:
+    return pytest.param(
+        entry, prop, id=f"{entry.name}-{prop}", marks=pytest.mark.xdist_group(f"fuzz {entry.name}")
+    )
+
+
+@pytest.mark.parametrize(("entry", "prop"), [case(*cell) for cell in cells_of(EVERY)])
+def test_property(entry: Entry, prop: Property) -> None:
+    @suite
+    @given(batches((32, 7)))
+    def run(batch: Any) -> None:
+        check(entry, prop, batch)
+
+    run()
+
+
+LIGHT = [case(entry, prop) for entry, prop in cells_of(EVERY) if prop.light]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "prop"), LIGHT)
+@pytest.mark.parametrize("shape", [(32, 1), (16, 130)], ids=["1", "130"])
+def test_property_of_other_lengths(entry: Entry, prop: Property, shape: tuple[int, int]) -> None:
+    @suite
+    @given(batches(shape))
+    def run(batch: Any) -> None:
+        check(entry, prop, batch)
+
+    run()
+
+
+@pytest.mark.parametrize("name", ["softmax", "entmax", "logsumexp", "top_p_mask"])
+def test_properties_in_float64(name: str) -> None:
+    (entry,) = (entry for entry in EVERY if entry.name == name)
+    light = [prop for prop in properties_of(entry, PROPERTIES) if prop.light]
+    if name == "entmax":
+        # Of rows this short the reference is a bisection in longdouble, which is no faster here.
+        light.remove(NAMED["as_the_reference_says"])
+    with jax.enable_x64(True):
+        for prop in light:
+            for seed in range(4):
+                check(entry, prop, at_random(seed, 32, 7, np.float64))
+
+
+# --- nothing is left out ---------------------------------------------------------------------
+
+
+def test_every_function_over_an_axis_is_fuzzed() -> None:
+    left_out = {entry.name for entry in REGISTRY} - {entry.name for entry in EVERY}
+    assert left_out == {"mask_logits"}, "has no axis"
+
+
+@pytest.mark.parametrize("entry", EVERY, ids=str)
+def test_a_function_meets_many_properties(entry: Entry) -> None:
+    least = LEAST[traits(entry).shape]
+    if entry.keyed:
+        least = 6
+    if entry.name == "temperature_scale":
+        least = 9
+    assert len(properties_of(entry, PROPERTIES)) >= least
+
+
+@pytest.mark.parametrize("prop", PROPERTIES, ids=str)
+def test_a_property_has_functions_and_checks_rows(prop: Property) -> None:
+    entries = [entry for entry in EVERY if prop.applies(entry, traits(entry))]
+    assert entries
+    assert prop.check.__doc__
+
+
+def test_what_the_reference_says_of_each_function() -> None:
+    idempotent = {entry.name: traits(entry).idempotent for entry in EVERY}
+    assert {name: found for name, found in idempotent.items() if found} == {
+        "top_k_mask": ("k",),
+        "min_p_mask": ("min_p",),
+        "epsilon_mask": ("epsilon",),
+        "truncation_mask": ("top_k", "min_p"),
+    }
+    growing = {name: way for entry in EVERY for name, way in traits(entry).growing.items()}
+    assert growing == {
+        "k": True, "p": True, "mass": True, "n": True, "top_k": True, "top_p": True,
+        "min_p": False, "epsilon": False,
+    }  # fmt: skip
+    shifts = {entry.name: traits(entry).shift for entry in EVERY}
+    assert shifts["logsumexp"] == 1
+    assert [name for name, shift in shifts.items() if shift is None] == ["temperature_scale"]
+    assert [e.name for e in EVERY if e.kind == "mask" and not traits(e).upward] == ["typical_mask"]
+
+
+def test_rows_are_of_every_kind() -> None:
+    x = np.concatenate([at_random(seed, 512, 7).x for seed in range(4)])
+    tiny = np.finfo(np.float32).tiny
+    assert np.isnan(x).any(-1).mean() > 0.02
+    assert (x == np.inf).any(-1).mean() > 0.01
+    assert (x == -np.inf).all(-1).mean() > 0.01
+    assert ((x != 0) & (np.abs(x) < tiny)).any(-1).mean() > 0.02
+    assert (np.sort(x)[:, 1:] == np.sort(x)[:, :-1]).any(-1).mean() > 0.2
+    assert len({name for seed in range(4) for name in at_random(seed, 512, 1).names}) == len(
+        CLASSES
+    )
+
+
+def test_hypothesis_writes_nothing() -> None:
+    assert suite.database is None
+
+
+# --- the properties can fail -----------------------------------------------------------------
+
+
+def softmax_like(call: Callable[..., Any]) -> Fake:
+    return Fake(
+        "broken", "map", reference.softmax_row, TEMPERATURE, ONE, differentiable=True, call=call
+    )
+
+
+def without_the_maximum(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    """exp(x) overflows."""
+    mass = jnp.where(where, jnp.exp(jnp.where(where, x, 0) / temperature[:, None]), 0)
+    return mass / mass.sum(axis, keepdims=True)
+
+
+def pooled(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    """A NaN reaches other rows."""
+    y = jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+    return y + 0 * jnp.sum(y)
+
+
+def in_the_dtype_of_the_logits(
+    x: Any, axis: int = -1, *, where: Any, temperature: Any = None
+) -> jax.Array:
+    kept = jnp.where(where, x, jnp.asarray(-jnp.inf, x.dtype))
+    z = kept - kept.max(axis, keepdims=True)
+    if temperature is not None:
+        z = z / temperature[:, None].astype(x.dtype)
+    return jnp.exp(z) / jnp.exp(z).sum(axis, keepdims=True, dtype=x.dtype)
+
+
+def with_a_leaking_gradient(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    y = jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+    fraction = jnp.where(where & jnp.isfinite(x), x, 0)
+    return y + (fraction - jax.lax.stop_gradient(fraction))
+
+
+def behind_the_mask(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    """The masked logits weigh a little."""
+    low = jnp.where(where, x, jnp.where(jnp.isfinite(x), x - 3, -jnp.inf))
+    return jsoftmax.softmax(low, axis, temperature=temperature)
+
+
+def one_shard_alone(
+    x: Any, axis: int = -1, *, where: Any, temperature: Any, axis_name: Any = None
+) -> jax.Array:
+    del axis_name
+    return jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+
+
+def dropping_a_tie(x: Any, k: Any, *, axis: int = -1, where: Any = None) -> jax.Array:
+    return jsoftmax.top_k_mask(x, k, axis=axis, where=where, ties="first")
+
+
+def with_another_k(x: Any, k: Any, *, axis: int = -1, where: Any = None) -> jax.Array:
+    """5 keeps less than 4."""
+    return jsoftmax.top_k_mask(x, jnp.where(k == 5, 2, k), axis=axis, where=where)
+
+
+def ignoring_the_mask(key: Any, x: Any, *, axis: int = -1, where: Any, **settings: Any) -> Any:
+    del where, settings
+    return jsoftmax.sample(key, x, axis=axis)
+
+
+def k_mask(call: Callable[..., Any]) -> Fake:
+    row, values = reference.top_k_row, {"k": (2.0, 4.0, 0.0)}
+    return Fake("broken", "mask", row, values, {"k": 0.0}, required=True, call=call)
+
+
+BROKEN = {
+    "softmax that does not subtract the largest": (
+        softmax_like(without_the_maximum), "on_the_simplex shifted_alike"),
+    "NaN that reaches other rows": (softmax_like(pooled), "broken_rows_stand_alone"),
+    "half precision computed in itself": (
+        softmax_like(in_the_dtype_of_the_logits), "half_is_rounded_float32"),
+    "a gradient that does not sum to zero": (
+        softmax_like(with_a_leaking_gradient), "gradients_sum_to_zero"),
+    "what is masked counts": (
+        softmax_like(behind_the_mask), "masked_equals_filled masked_equals_removed on_the_simplex"),
+    "a shard that does not ask the others": (
+        softmax_like(one_shard_alone), "sharded_equals_dense"),
+    "a mask that drops a tie": (
+        k_mask(dropping_a_tie), "equal_entries_alike permuted_alike as_the_reference_says"),
+    "a mask that is not monotone": (k_mask(with_another_k), "monotone as_the_reference_says"),
+    "a draw that ignores the mask": (
+        Fake("broken", "token", reference.truncation_row, TRUNCATION, TRUNCATION_OFF,
+             keyed=True, call=ignoring_the_mask),
+        "drawn_from_the_mask"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("entry", "names"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_function_is_caught(entry: Fake, names: str) -> None:
+    for name in names.split():
+        prop = NAMED[name]
+        assert prop.applies(entry, traits(entry)), name
+        caught = [
+            told for seed in range(6) if (told := examine(entry, prop, at_random(seed, 64, 7))[1])
+        ]
+        assert caught, name
+        assert f"broken breaks {name}" in caught[0]
+        assert "batch of seed" in caught[0]
+        assert ".view('float32')" in caught[0]
+
+
+def test_hypothesis_finds_it_too() -> None:
+    entry, _ = BROKEN["a mask that drops a tie"]
+
+    @settings(suite, max_examples=20)
+    @given(batches((32, 7)))
+    def run(batch: Any) -> None:
+        check(entry, NAMED["equal_entries_alike"], batch)
+
+    with pytest.raises(ViolationError, match="breaks equal_entries_alike"):
+        run()
