@@ -4,8 +4,10 @@ What is known at trace time and wrong raises here. What is only known at run tim
 its row.
 """
 
+import math
 import operator
 from collections.abc import Hashable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -56,7 +58,7 @@ class Rows(NamedTuple):
         """Give the entries that `where` disallows their value, also in a row that is NaN."""
         if self.where is None:
             return result
-        return jnp.where(self.where, result, jnp.asarray(fill, result.dtype))
+        return _fill(self.where, result, fill)
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
@@ -88,7 +90,7 @@ def check_rows(
     if where is None:
         return Rows(array, None, along)
     mask = check_mask(function, "where", where, array.shape)
-    return Rows(jnp.where(mask, array, jnp.asarray(-jnp.inf, array.dtype)), mask, along)
+    return Rows(_fill(mask, array, -jnp.inf), mask, along)
 
 
 def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> Array:
@@ -183,7 +185,7 @@ def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array 
     if type(temperature) in (int, float) and temperature == 1:
         return None
     array = check_setting(function, "temperature", temperature, rows)
-    return jnp.where(array >= 0, array, jnp.nan)
+    return _or_nan(array, 0, math.inf)
 
 
 def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
@@ -191,7 +193,7 @@ def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
     if isinstance(alpha, int | float) and type(alpha) is not bool and alpha in (1, 1.5, 2):
         return float(alpha)
     array = check_setting(function, "alpha", alpha, rows)
-    return jnp.where((array >= 1) & (array <= 4), array, jnp.nan)
+    return _or_nan(array, 1, 4)
 
 
 def check_fraction(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
@@ -199,7 +201,7 @@ def check_fraction(function: str, argument: str, value: Setting, rows: Rows) -> 
     if type(value) in (int, float) and value == 0:
         return None
     array = check_setting(function, argument, value, rows)
-    return jnp.where((array >= 0) & (array <= 1), array, jnp.nan)
+    return _or_nan(array, 0, 1)
 
 
 def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
@@ -207,7 +209,7 @@ def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Ar
     if type(value) in (int, float) and value == 0:
         return None
     array = check_setting(function, argument, value, rows)
-    return jnp.where(array >= 0, array, jnp.nan)
+    return _or_nan(array, 0, math.inf)
 
 
 def check_labels(
@@ -259,8 +261,7 @@ def check_labels(
             )
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
-    inside = (array >= 0) & (array < size)
-    return jnp.expand_dims(jnp.where(inside, array.astype(jnp.int32), -1), axis)
+    return jnp.expand_dims(_index(array, size), axis)
 
 
 def check_block_size(function: str, block_size: int | None) -> int | None:
@@ -325,6 +326,28 @@ def check_key(function: str, key: object) -> Array:
             f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, "
             f"got raw data of shape {key.shape}"
         ) from None
+
+
+# One program each, also where a public function is not called under jit: an operation on its own would
+# bring its constant to the device, which jax_transfer_guard="disallow" forbids.
+
+
+@partial(jax.jit, static_argnums=2, inline=True)
+def _fill(where: Array, x: Array, fill: float) -> Array:
+    """The entries that are allowed, and `fill` for the others."""
+    return jnp.where(where, x, jnp.asarray(fill, x.dtype))
+
+
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _or_nan(x: Array, least: float, most: float) -> Array:
+    """The numbers from `least` to `most`, and NaN for the others."""
+    return jnp.where((x >= least) & (x <= most), x, jnp.nan)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _index(labels: Array, size: int) -> Array:
+    """Class indices in int32, -1 where they are out of range."""
+    return jnp.where((labels >= 0) & (labels < size), labels.astype(jnp.int32), -1)
 
 
 def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
