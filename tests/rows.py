@@ -127,7 +127,13 @@ SOUND = tuple(name for name in EDGES if name not in BROKEN)
 
 if jax.config.jax_debug_nans:
     # jax refuses NaN, in a result and in an array that comes from the host, masked or not.
-    EDGES = {name: (np.nan_to_num(EDGES[name][0], nan=np.inf, posinf=np.inf, neginf=-np.inf).tolist(), EDGES[name][1]) for name in SOUND}
+    EDGES = {
+        name: (
+            np.nan_to_num(EDGES[name][0], nan=np.inf, posinf=np.inf, neginf=-np.inf).tolist(),
+            EDGES[name][1],
+        )
+        for name in SOUND
+    }
     BROKEN = ()
 
 

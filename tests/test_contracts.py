@@ -516,7 +516,9 @@ def test_masks_are_constant_to_differentiation(entry: Entry) -> None:
     settings = {name: jnp.float32(value) for name, value in entry.setting().items()}
     gradient, by_setting = jax.grad(total, (0, 1))(x, settings)
     mask = entry(x, **settings)
-    want = jax.grad(lambda x: (jsoftmax.softmax(x, where=mask) * jnp.arange(6, dtype=x.dtype)[None]).sum())(x)
+    want = jax.grad(
+        lambda x: (jsoftmax.softmax(x, where=mask) * jnp.arange(6, dtype=x.dtype)[None]).sum()
+    )(x)
     same(gradient, want, exact=False)
     assert float(jnp.abs(gradient).max()) > 0
     chex.assert_trees_all_equal(by_setting, jax.tree.map(jnp.zeros_like, settings))

@@ -61,9 +61,7 @@ def test_agrees_with_the_formula(alpha: float, closed: bool) -> None:
         np.testing.assert_allclose(loss(x, y, alpha, closed), want, rtol=2e-6, atol=atol)
         # An integer is the distribution that has all mass on it.
         one_hot = loss(x, np.eye(30, dtype=np.float32)[labels], alpha, closed)
-        np.testing.assert_allclose(
-            loss(x, labels, alpha, closed), one_hot, rtol=1e-6, atol=atol
-        )
+        np.testing.assert_allclose(loss(x, labels, alpha, closed), one_hot, rtol=1e-6, atol=atol)
 
 
 def test_alpha_one_is_cross_entropy() -> None:

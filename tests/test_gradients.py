@@ -231,7 +231,9 @@ def test_the_backward_pass_keeps_one_array_of_the_size_of_the_logits(
 def test_gradient_through_a_mask_that_depends_on_the_logits() -> None:
     x = jnp.asarray(rows.normal(8, 1.0))
     keep = x >= jnp.sort(x)[3]
-    masked = jax.grad(lambda x: (softmax(x, where=x >= jnp.sort(x)[3]) * jnp.arange(8, dtype=x.dtype)).sum())(x)
+    masked = jax.grad(
+        lambda x: (softmax(x, where=x >= jnp.sort(x)[3]) * jnp.arange(8, dtype=x.dtype)).sum()
+    )(x)
     fixed = jax.grad(lambda x: (softmax(x, where=keep) * jnp.arange(8, dtype=x.dtype)).sum())(x)
     np.testing.assert_array_equal(masked, fixed)
     np.testing.assert_array_equal(np.asarray(masked)[~np.asarray(keep)], 0)

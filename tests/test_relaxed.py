@@ -75,7 +75,8 @@ def test_limits_of_temperature(key: jax.Array) -> None:
         for temperature in (0.0, INF):
             gradient = jax.grad(
                 lambda x, t, hard=hard: (
-                    gumbel_softmax(key, x, temperature=t, hard=hard) * jnp.arange(20, dtype=x.dtype)[None]
+                    gumbel_softmax(key, x, temperature=t, hard=hard)
+                    * jnp.arange(20, dtype=x.dtype)[None]
                 ).sum(),
                 (0, 1),
             )(x, jnp.full(3, temperature, x.dtype))
