@@ -328,8 +328,8 @@ def check_key(function: str, key: object) -> Array:
         ) from None
 
 
-# One program each, also where a public function is not called under jit: an operation on its own would
-# bring its constant to the device, which jax_transfer_guard="disallow" forbids.
+# One program each, also where a public function is not called under jit: an operation on its own
+# would bring its constant to the device, which jax_transfer_guard="disallow" forbids.
 
 
 @partial(jax.jit, static_argnums=2, inline=True)

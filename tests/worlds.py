@@ -1,6 +1,6 @@
 """Stricter settings of jax for a whole run (`--world NAME`), and what cannot be asked in them.
 
-A test that fails in a world because the library does is a bug of the library, and has no place here.
+Where a test fails because the library does, that is a bug to mend, and has no place here.
 """
 
 import functools
