@@ -4,8 +4,10 @@ What is known at trace time and wrong raises here. What is only known at run tim
 its row.
 """
 
+import math
 import operator
 from collections.abc import Hashable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -70,7 +72,7 @@ class Rows(NamedTuple):
         """Give the entries that `where` disallows their value, also in a row that is NaN."""
         if self.where is None:
             return result
-        return jnp.where(self.where, result, jnp.asarray(fill, result.dtype))
+        return _fill(self.where, result, fill)
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
@@ -101,7 +103,7 @@ def check_rows(
     along = Along(check_axis(function, axis, array.ndim), check_axis_name(function, axis_name))
     mask = None if where is None else check_mask(function, "where", where, array.shape)
     if mask is not None:
-        array = jnp.where(mask, array, jnp.asarray(-jnp.inf, array.dtype))
+        array = _fill(mask, array, -jnp.inf)
     return Rows(watch_rows(function, argument, array, along), mask, along)
 
 
@@ -201,7 +203,7 @@ def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array 
     if type(temperature) in (int, float) and temperature == 1:
         return None
     array = check_setting(function, "temperature", temperature, rows)
-    return jnp.where(array >= 0, array, jnp.nan)
+    return _or_nan(array, 0, math.inf)
 
 
 def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
@@ -209,7 +211,7 @@ def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
     if isinstance(alpha, int | float) and type(alpha) is not bool and alpha in (1, 1.5, 2):
         return float(alpha)
     array = check_setting(function, "alpha", alpha, rows)
-    return jnp.where((array >= 1) & (array <= 4), array, jnp.nan)
+    return _or_nan(array, 1, 4)
 
 
 def check_fraction(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
@@ -217,7 +219,7 @@ def check_fraction(function: str, argument: str, value: Setting, rows: Rows) -> 
     if type(value) in (int, float) and value == 0:
         return None
     array = check_setting(function, argument, value, rows)
-    return jnp.where((array >= 0) & (array <= 1), array, jnp.nan)
+    return _or_nan(array, 0, 1)
 
 
 def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
@@ -225,7 +227,7 @@ def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Ar
     if type(value) in (int, float) and value == 0:
         return None
     array = check_setting(function, argument, value, rows)
-    return jnp.where(array >= 0, array, jnp.nan)
+    return _or_nan(array, 0, math.inf)
 
 
 def check_labels(
@@ -292,8 +294,7 @@ def check_labels(
             f"in [0, {size}) (or ignored by where)",
             heeded,
         )
-    inside = (array >= 0) & (array < size)
-    return jnp.expand_dims(jnp.where(inside, array.astype(jnp.int32), -1), axis)
+    return jnp.expand_dims(_index(array, size), axis)
 
 
 def check_block_size(function: str, block_size: int | None) -> int | None:
@@ -358,6 +359,28 @@ def check_key(function: str, key: object) -> Array:
             f"{function}: key must be a PRNG key from jax.random.key or PRNGKey, "
             f"got raw data of shape {key.shape}"
         ) from None
+
+
+# One program each, also where a public function is not called under jit: an operation on its own
+# would bring its constant to the device, which jax_transfer_guard="disallow" forbids.
+
+
+@partial(jax.jit, static_argnums=2, inline=True)
+def _fill(where: Array, x: Array, fill: float) -> Array:
+    """The entries that are allowed, and `fill` for the others."""
+    return jnp.where(where, x, jnp.asarray(fill, x.dtype))
+
+
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _or_nan(x: Array, least: float, most: float) -> Array:
+    """The numbers from `least` to `most`, and NaN for the others."""
+    return jnp.where((x >= least) & (x <= most), x, jnp.nan)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _index(labels: Array, size: int) -> Array:
+    """Class indices in int32, -1 where they are out of range."""
+    return jnp.where((labels >= 0) & (labels < size), labels.astype(jnp.int32), -1)
 
 
 def _as_array(function: str, argument: str, value: ArrayLike) -> Array:

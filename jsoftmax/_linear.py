@@ -211,7 +211,7 @@ def linear_log_prob(
     )
     block = check_block_size("linear_log_prob", block_size)
     parts = _parts(problem, block, precision, smooth=False)
-    loss = combine(parts._replace(valid=None), problem.temperature, None, None)
+    loss = combine(parts._replace(label=None), problem.temperature, None, None)
     result = jnp.where(parts.nothing, -jnp.inf, -loss)
     return jnp.where(problem.label >= 0, result, jnp.nan).reshape(problem.batch)
 
@@ -300,7 +300,7 @@ def _parts(
     at_label, total, count = (row_sum(x, along) for x in (at_label, total, count))
     cost = _below(at_label, temperature, peak)
     spread = _below(total / jnp.maximum(count, 1), temperature, peak)
-    return Parts(peak, log_total, jnp.ones_like(peak), cost, spread, label >= 0)
+    return Parts(peak, log_total, jnp.ones_like(peak), cost, spread, label)
 
 
 def _below(x: Array, temperature: Array | None, peak: Array) -> Array:

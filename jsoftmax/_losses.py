@@ -113,7 +113,7 @@ def cross_entropy(
     if jnp.issubdtype(target.dtype, jnp.floating):
         parts = Parts(*_parts_of_distribution(pinned, checked, target, along, smooth))
     else:
-        parts = Parts(*_parts_of_label(pinned, checked, target, along, smooth), valid=target >= 0)
+        parts = Parts(*_parts_of_label(pinned, checked, target, along, smooth), label=target)
     loss = combine(parts, checked, smoothing, weight)
     return jnp.squeeze(loss.astype(rows.logits.dtype), along.axis)
 
@@ -131,8 +131,8 @@ class Parts(NamedTuple):
     """Sum of the target times -z; inf where there is a target on a class of probability 0."""
     spread: Array
     """Mean of -z over the allowed classes; 0 where it is not asked for."""
-    valid: Array | None = None
-    """Whether the label is in range."""
+    label: Array | None = None
+    """The class index, -1 where it was out of range."""
 
     @property
     def nothing(self) -> Array:
@@ -140,6 +140,7 @@ class Parts(NamedTuple):
         return self.peak == -jnp.inf
 
 
+@partial(jax.jit, inline=True)
 def combine(
     parts: Parts, temperature: Array | None, smoothing: Array | None, z_loss: Array | None
 ) -> Array:
@@ -158,8 +159,9 @@ def combine(
         infinite = infinite | (beyond & (z_loss > 0))
     loss = jnp.where(infinite & ~jnp.isnan(loss), jnp.inf, loss)
     loss = jnp.where(jnp.isnan(parts.log_total), jnp.nan, loss)
-    if parts.valid is not None:
-        loss = jnp.where(parts.valid, loss, jnp.nan)
+    if parts.label is not None:
+        # Not even for a moment where nothing is allowed: jax_debug_nans would stop there.
+        loss = jnp.where((parts.label >= 0) | parts.nothing, loss, jnp.nan)
     return jnp.where(parts.nothing, 0, loss)
 
 

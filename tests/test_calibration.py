@@ -101,7 +101,7 @@ every_case = pytest.mark.parametrize("function", CASES.values(), ids=CASES)
 def steps(x: Any, labels: Any, weights: Any = 1.0) -> int:
     """How many passes over the logits a fit makes."""
     weights = jnp.broadcast_to(jnp.asarray(weights, x.dtype), x.shape[:1])
-    return int(_fit.solve(jnp.asarray(x), jnp.asarray(labels), weights, None, 1)[1])
+    return int(_fit.solve(jnp.asarray(x), jnp.asarray(labels, jnp.int32), weights, None, 1)[1])
 
 
 @jax.jit

@@ -146,7 +146,7 @@ def test_integers_become_the_default_float(entry: Entry) -> None:
     got = entry(x, **entry.setting())
     entry.check(got, x, entry.setting())
     for leaf in jax.tree.leaves(got):
-        assert leaf.dtype in (jnp.float32, jnp.bool_, jnp.int32)
+        assert leaf.dtype in (jnp.result_type(float), jnp.bool_, jnp.int32)
 
 
 @every_function
@@ -463,7 +463,7 @@ def test_gradient_on_every_edge_row(entry: Entry, dtype: str) -> None:
 @every_map
 def test_jvp_equals_vjp_on_every_sound_edge_row(entry: Entry) -> None:
     x = jnp.asarray(SOUND_LOGITS)
-    temperature = jnp.full((len(x),), 0.7)
+    temperature = jnp.full((len(x),), 0.7, x.dtype)
 
     def function(x: jax.Array, temperature: jax.Array) -> jax.Array:
         value = entry(x, where=SOUND_WHERE, temperature=temperature)
@@ -492,7 +492,7 @@ def test_gradient_at_the_limits_of_temperature_is_finite(entry: Entry, temperatu
             value = jnp.where(jnp.isfinite(value), value * weight, 0)
         return jnp.where(jnp.isfinite(value), value, 0).sum()
 
-    numbers = jnp.full((len(rows.SOUND),), temperature)
+    numbers = jnp.full((len(rows.SOUND),), temperature, jnp.float32)
     gradient, second = jax.jit(
         lambda x, t: (
             jax.grad(total, (0, 1))(x, t),
@@ -512,12 +512,14 @@ def test_masks_are_constant_to_differentiation(entry: Entry) -> None:
 
     def total(x: jax.Array, settings: dict[str, jax.Array]) -> jax.Array:
         mask = entry(x, **settings)
-        return (jsoftmax.softmax(x, where=mask) * jnp.arange(6.0)[None]).sum()
+        return (jsoftmax.softmax(x, where=mask) * jnp.arange(6, dtype=x.dtype)[None]).sum()
 
     settings = {name: jnp.float32(value) for name, value in entry.setting().items()}
     gradient, by_setting = jax.grad(total, (0, 1))(x, settings)
     mask = entry(x, **settings)
-    want = jax.grad(lambda x: (jsoftmax.softmax(x, where=mask) * jnp.arange(6.0)[None]).sum())(x)
+    want = jax.grad(
+        lambda x: (jsoftmax.softmax(x, where=mask) * jnp.arange(6, dtype=x.dtype)[None]).sum()
+    )(x)
     same(gradient, want, exact=False)
     assert float(jnp.abs(gradient).max()) > 0
     chex.assert_trees_all_equal(by_setting, jax.tree.map(jnp.zeros_like, settings))
@@ -590,7 +592,7 @@ def test_mask_logits(dtype: str) -> None:
 def test_mask_logits_broadcasts_promotes_and_differentiates() -> None:
     x = np.arange(6).reshape(2, 3)
     got = jsoftmax.mask_logits(x, np.array([True, False, True]))
-    assert got.dtype == jnp.float32
+    assert got.dtype == jnp.result_type(float)
     np.testing.assert_array_equal(got, [[0, -np.inf, 2], [3, -np.inf, 5]])
     np.testing.assert_array_equal(
         jsoftmax.mask_logits(x.astype(np.float32), np.array([[True], [False]]), fill=7.0),

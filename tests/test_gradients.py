@@ -129,7 +129,7 @@ def test_jvp_with_a_hole(function: Function, plain: Function) -> None:
     where = np.array([True, True, True, False])
     tangents = []
     for junk in (0.0, 5.0, -1e30):
-        tangent = jnp.array([1.0, junk, -2.0, junk])
+        tangent = jnp.array([1.0, junk, -2.0, junk], x.dtype)
         _, out = jax.jvp(lambda x: function(x, where=where), (x,), (tangent,))
         tangents.append(np.asarray(out))
     assert np.isfinite(tangents[0]).all()
@@ -155,7 +155,7 @@ def test_gradients_are_zero_and_finite_when_nothing_is_allowed(
 
 @pytest.mark.parametrize("function", [softmax, log_softmax, entropy])
 def test_gradients_vanish_at_the_limits_of_temperature(function: Function) -> None:
-    x = jnp.array([1.0, 3.0, 3.0, -INF, 0.0])
+    x = jnp.array([1.0, 3.0, 3.0, -INF, 0.0], jnp.float32)
     gradient = jax.grad(weighted(function), (0, 1))
     both = jax.jit(lambda x, t: (gradient(x, t), jax.jacfwd(gradient, (0, 1))(x, t)))
     for temperature in (0.0, INF):
@@ -231,7 +231,9 @@ def test_the_backward_pass_keeps_one_array_of_the_size_of_the_logits(
 def test_gradient_through_a_mask_that_depends_on_the_logits() -> None:
     x = jnp.asarray(rows.normal(8, 1.0))
     keep = x >= jnp.sort(x)[3]
-    masked = jax.grad(lambda x: (softmax(x, where=x >= jnp.sort(x)[3]) * jnp.arange(8.0)).sum())(x)
-    fixed = jax.grad(lambda x: (softmax(x, where=keep) * jnp.arange(8.0)).sum())(x)
+    masked = jax.grad(
+        lambda x: (softmax(x, where=x >= jnp.sort(x)[3]) * jnp.arange(8, dtype=x.dtype)).sum()
+    )(x)
+    fixed = jax.grad(lambda x: (softmax(x, where=keep) * jnp.arange(8, dtype=x.dtype)).sum())(x)
     np.testing.assert_array_equal(masked, fixed)
     np.testing.assert_array_equal(np.asarray(masked)[~np.asarray(keep)], 0)

@@ -235,7 +235,7 @@ class TestEdges:
             ({"weight": WEIGHT > 0}, TypeError, "weight must be real numbers.*bool"),
             ({"weight": WEIGHT.T}, ValueError, r"weight \[D, V\], got .*\(37, 8\)"),
             ({"hidden": jnp.float32(1)}, ValueError, r"hidden must have shape \[..., D\]"),
-            ({"labels": LABELS.astype(float)}, TypeError, "labels must be integers.*float32"),
+            ({"labels": LABELS.astype(np.float32)}, TypeError, "labels must be integers.*float32"),
             ({"labels": LABELS[0]}, ValueError, r"batch shape \(2, 3\).*\(3,\)"),
             ({"labels": np.full((2, 3), V)}, ValueError, r"labels must be in \[0, 37\), got 37"),
             ({"bias": jnp.zeros(3)}, ValueError, r"bias must have the shape \(37,\).*\(3,\)"),
@@ -303,7 +303,7 @@ class TestMesh:
 
         def total(function: Callable[..., jax.Array], data: dict[str, jax.Array]) -> jax.Array:
             loss = function(data)
-            weights = jnp.cos(jnp.arange(6.0))
+            weights = jnp.cos(jnp.arange(6, dtype=loss.dtype))
             return jnp.where(jnp.isfinite(loss), loss * weights, 0).sum()
 
         got, want = jax.jit(over_mesh)(data), alone(data)

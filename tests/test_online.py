@@ -104,7 +104,7 @@ def test_across_devices(check_vma: bool) -> None:
 
     def total(function: Function, logits: jax.Array, values: jax.Array) -> jax.Array:
         y = function(logits, values)
-        return (y * jnp.cos(jnp.arange(float(y.size))).reshape(y.shape)).sum()
+        return (y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)).sum()
 
     def over_mesh(x: jax.Array, v: jax.Array) -> jax.Array:
         return sharded(x, v, WHERE)
@@ -136,9 +136,9 @@ def test_the_normaliser() -> None:
 
 
 def test_a_sink_takes_mass_and_gives_nothing() -> None:
-    sink = jnp.array([[0.5, 30.0, -np.inf], [1.0, 2.0, 3.0]])
+    sink = jnp.array([[0.5, 30.0, -np.inf], [1.0, 2.0, 3.0]], LOGITS.dtype)
     state = OnlineSoftmax.of(LOGITS, VALUES, where=WHERE)
-    got = state.update(sink[..., None], jnp.zeros((1, 4))).finish()
+    got = state.update(sink[..., None], jnp.zeros((1, 4), VALUES.dtype)).finish()
     wide = jnp.concatenate([LOGITS, sink[..., None]], -1)
     where = jnp.concatenate([WHERE, jnp.ones_like(WHERE[..., :1])], -1)
     want = softmax(wide, where=where)[..., :-1] @ VALUES

@@ -75,10 +75,11 @@ def test_limits_of_temperature(key: jax.Array) -> None:
         for temperature in (0.0, INF):
             gradient = jax.grad(
                 lambda x, t, hard=hard: (
-                    gumbel_softmax(key, x, temperature=t, hard=hard) * jnp.arange(20.0)[None]
+                    gumbel_softmax(key, x, temperature=t, hard=hard)
+                    * jnp.arange(20, dtype=x.dtype)[None]
                 ).sum(),
                 (0, 1),
-            )(x, jnp.full(3, temperature))
+            )(x, jnp.full(3, temperature, x.dtype))
             chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
 
 
@@ -93,7 +94,7 @@ def test_hard_draws_have_the_gradient_of_the_relaxed_ones(key: jax.Array) -> Non
     chex.assert_trees_all_close(soft, hard, rtol=1e-6)
     assert float(jnp.abs(hard[0]).max()) > 0.01
     assert float(jnp.abs(hard[1])) > 0.01
-    tangents = jnp.ones(40) * weight, jnp.float32(1)
+    tangents = jnp.ones(40, x.dtype) * weight, jnp.float32(1)
     forward = [jax.jvp(lambda *a, h=h: total(*a, h), arguments, tangents)[1] for h in (False, True)]
     np.testing.assert_allclose(forward[0], forward[1], rtol=1e-5)
     numerical = (total(x, jnp.float32(0.705), False) - total(x, jnp.float32(0.695), False)) / 0.01

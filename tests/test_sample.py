@@ -344,7 +344,7 @@ def test_log_prob_differentiates(key: jax.Array) -> None:
     gradient = jax.grad(lambda x: sample_and_log_prob(key, x, **settings)[1])(x)
     p = softmax(x, where=truncation_mask(x, **settings), temperature=0.7)
     np.testing.assert_allclose(
-        gradient, (jax.nn.one_hot(token, 20) - p) / 0.7, rtol=1e-5, atol=1e-6
+        gradient, (jax.nn.one_hot(token, 20, dtype=p.dtype) - p) / 0.7, rtol=1e-5, atol=1e-6
     )
     by_temperature = jax.grad(lambda t: sample_and_log_prob(key, x, temperature=t, top_k=6)[1])(
         jnp.float32(0.7)

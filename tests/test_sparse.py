@@ -319,8 +319,8 @@ def test_the_backward_pass_keeps_the_output_and_nothing_else_of_its_size(dtype: 
 def sweeps_of(x: Row, alpha: float, closed: bool) -> int:
     """How many sweeps the batch takes."""
     peak = jnp.max(x, axis=-1, keepdims=True)
-    order = alpha if closed else jnp.full((len(x), 1), alpha)
-    _, sweeps = jax.jit(lambda z: solve(z, jnp.zeros((len(x), 1)), order, Along(1)))(
+    order = alpha if closed else jnp.full((len(x), 1), alpha, jnp.float32)
+    _, sweeps = jax.jit(lambda z: solve(z, jnp.zeros((len(x), 1), z.dtype), order, Along(1)))(
         jnp.asarray(x) - peak
     )
     return int(sweeps)

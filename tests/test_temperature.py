@@ -67,7 +67,7 @@ def test_composition() -> None:
 
 def test_gradients_of_scale() -> None:
     x = jnp.asarray(rows.normal(6, 2.0))
-    weight = jnp.arange(6.0)
+    weight = jnp.arange(6, dtype=x.dtype)
     total = lambda x, t: jnp.where(jnp.isfinite(y := temperature_scale(x, t)), y * weight, 0).sum()  # noqa: E731
     by_x, by_t = jax.grad(total, (0, 1))(x, jnp.float32(0.7))
     np.testing.assert_allclose(by_x, weight / 0.7, rtol=1e-6)

@@ -1,0 +1,88 @@
+"""What is declared to be impossible in a world is a test that exists, and a fact of jax is one."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jsoftmax
+from tests import worlds
+from tests.registry import FUNCTIONS, Entry
+
+TESTS = Path(__file__).parent
+
+
+def names_of(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+    """The names of the tests and of their classes."""
+    yield prefix
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from names_of(node.body, f"{prefix}::{node.name}")
+        elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield f"{prefix}::{node.name}"
+
+
+@pytest.mark.parametrize("world", worlds.WORLDS)
+def test_what_is_declared_exists(world: str) -> None:
+    existing: set[str] = set()
+    for path in TESTS.glob("test_*.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        existing.update(names_of(body, path.stem.removeprefix("test_")))
+    assert worlds.EXCEPTIONS.keys() == worlds.WORLDS.keys()
+    assert set(worlds.declared(world)) <= existing
+    assert all(len(reason) > 20 for reason in worlds.EXCEPTIONS[world])
+
+
+def test_an_unknown_world_is_refused() -> None:
+    command = [sys.executable, "-m", "pytest", "-n", "0", "--world", "flat", "--co", __file__]
+    result = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 4
+    assert "--world: one of x64, debug-nans, leaks, no-jit, no-transfers, got flat" in result.stderr
+
+
+def test_a_name_covers_what_is_inside_it() -> None:
+    node = "tests/test_linear.py::TestMesh::test_equals_dense[no vma]"
+    for names in ({"linear"}, {"linear::TestMesh"}, {"linear::TestMesh::test_equals_dense"}):
+        assert worlds.is_declared(node, names)
+    assert not worlds.is_declared(node, {"linear::TestEdges", "linear::test_equals_dense", "mesh"})
+
+
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+def test_nothing_is_brought_to_the_device(entry: Entry) -> None:
+    """Not under jit either, where the logits, labels, masks and settings are there already."""
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    data = [x] if entry.beside is None else [x, entry.beside(x, -1)]
+    settings = {name: np.float32(number) for name, number in entry.setting().items()}
+    keyed = [jax.random.key(0)] * entry.keyed
+    placed = jax.device_put((data, settings, x > -1))
+    with jax.transfer_guard("disallow"):
+        entry.function(*keyed, *placed[0], **placed[1], where=placed[2])
+        if not entry.required:
+            entry.function(*keyed, *placed[0])
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            entry.function(*keyed, *data, **settings)
+
+
+def test_a_label_out_of_range_in_a_row_where_nothing_is_allowed_meets_no_nan() -> None:
+    x, where = jnp.zeros((2, 3)), jnp.array([[True], [False]])
+    with jax.debug_nans(True):
+        got = jsoftmax.cross_entropy(x, jnp.array([0, -100]), where=where)
+    np.testing.assert_allclose(got, [np.log(3), 0], rtol=1e-6)
+
+
+def test_jax_itself_leaks_where_it_differentiates_shard_map() -> None:
+    mesh = jax.make_mesh((2,), ("v",), (AxisType.Auto,), devices=jax.devices()[:2])
+    split = jax.shard_map(
+        lambda x: jax.lax.psum(jnp.exp(x).sum(), "v"), mesh=mesh, in_specs=P("v"), out_specs=P()
+    )
+    gradient = jax.jit(jax.grad(split))
+    with jax.checking_leaks(), pytest.raises(Exception, match="Leaked trace"):
+        gradient(jnp.zeros(4))
