@@ -285,7 +285,7 @@ def test_workflow_runs_the_same_script() -> None:
 
 
 def faults_of_workflow(text: str) -> list[str]:
-    """What a workflow should not have: an action that a tag names, or rights that it does not need."""
+    """What a workflow should not have: actions that a tag names, rights that it does not need."""
     found: list[str] = []
     lines = text.splitlines()
     for i, line in enumerate(lines):
