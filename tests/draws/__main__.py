@@ -48,7 +48,7 @@ def main() -> int:
     tests = all_tests(results)
     found = [(i, t) for i, t in tests if alarms([t], ALARM / len(tests))]
     for i, test in found:
-        print(f"ALARM in result {i}: {test}")
+        print(f"ALARM in case {i}: {test}")
     print(f"{len(found)} alarms in {len(tests)} tests")
     return 1 if found else 0
 
@@ -59,7 +59,7 @@ def result_of(number: int, case: Case, options: argparse.Namespace) -> Result:
     if kept and kept.exists():
         with np.load(kept) as file:
             parts = (file["tokens"], file["pairs"], float(file["error"]))
-            return Result(case, Counts(*parts), float(file["seconds"]))
+            return Result(number, case, Counts(*parts), float(file["seconds"]))
     # Of all threads: what else the machine does is not counted.
     start = time.process_time()
     counts = count(case, int(options.draws * case.share), options.seed + number)
@@ -68,7 +68,7 @@ def result_of(number: int, case: Case, options: argparse.Namespace) -> Result:
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez(kept, **counts._asdict(), seconds=seconds)
-    return Result(case, counts, seconds)
+    return Result(number, case, counts, seconds)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from tests.draws.verdict import (
 
 @dataclass(frozen=True)
 class Result:
-    """A case, its counts and what they took."""
+    """A case, by its number in the table, its counts and what they took."""
 
+    number: int
     case: Case
     counts: Counts
     seconds: float
@@ -57,7 +58,7 @@ def p_of(test: Verdict | None) -> str:
 
 def all_tests(results: list[Result]) -> list[tuple[int, Verdict]]:
     """Every test with the number of its case, and those over all cases with 0."""
-    found = [(i, test) for i, result in enumerate(results, 1) for test in result.tests]
+    found = [(result.number, test) for result in results for test in result.tests]
     together = tail_over_cases([(result.case, result.counts) for result in results])
     together.append(uniformity([test for _, test in found]))
     return found + [(0, test) for test in together]
@@ -80,14 +81,15 @@ def of_case(case: Case) -> list[str]:
 def of_cases(results: list[Result]) -> str:
     """The table of cases."""
     lines: list[list[str]] = []
-    for i, result in enumerate(results, 1):
+    for result in results:
         tests = result.tests
         fit, entry, rare, whole, joint = (
             p_of(least(tests, kind))
             for kind in ("fit", "entry", "tail entry", "tail", "independence")
         )
         found = [f"{result.draws:.3g}", fit, entry, f"{result.case.tail.size}", rare, whole, joint]
-        lines.append([f"{i}", *of_case(result.case), *found, f"{result.seconds:.0f}"])
+        place = [f"{result.number}", *of_case(result.case)]
+        lines.append([*place, *found, f"{result.seconds:.0f}"])
     heads = ["", "sampler", "dtype", "truncation", "PRNG", "layout", "keys", "kept", "draws"]
     heads += ["fit", "least entry", "tail entries", "least tail entry", "whole tail"]
     return table([*heads, "least independence", "core-seconds"], lines)
