@@ -43,6 +43,8 @@ def main() -> int:
         print(f"{number}. {case}: {results[-1].seconds:.0f} s; {said}", flush=True)
     if options.report:
         command = f"python -m tests.draws --draws {options.draws} --seed {options.seed}"
+        if options.cases:
+            command += f" --cases {' '.join(map(str, options.cases))}"
         report = write(results, f"{command} --report {options.report}", options.seed)
         options.report.write_text(report, encoding="utf-8")
     tests = all_tests(results)
