@@ -78,7 +78,6 @@ def test_the_report_is_of_these_cases_and_without_alarm() -> None:
         assert cells == f"{' | '.join(of_case(CASES[int(number) - 1]))} | "
 
 
-@pytest.mark.xfail(reason="the long run has not come to its end", strict=True)
 def test_the_report_is_of_all_cases() -> None:
     text = REPORT.read_text(encoding="utf-8")
     assert f" tests of {len(CASES)} cases." in text
@@ -156,7 +155,8 @@ def test_a_wrong_sampler_is_found_out_in_a_million_draws(draw: Draw, kinds: set[
 def test_a_key_that_is_used_again_is_found_out() -> None:
     tests = judge(PLAIN, count(PLAIN, MILLION // 10, 0, ROWS, one_key))
     names = {test.name for test in alarms(tests, LEVEL) if test.kind == "independence"}
-    assert names == {f"{PAIRS[2]}, {binning}" for binning in BINNINGS}
+    # All tables are off, where one batch counts many times: this one would be by itself.
+    assert names >= {f"{PAIRS[2]}, {binning}" for binning in BINNINGS}
 
 
 @pytest.mark.slow
