@@ -78,7 +78,6 @@ def test_the_report_is_of_these_cases_and_without_alarm() -> None:
         assert cells == f"{' | '.join(of_case(CASES[int(number) - 1]))} | "
 
 
-@pytest.mark.xfail(reason="the long run has not come to its end", strict=True)
 def test_the_report_is_of_all_cases() -> None:
     text = REPORT.read_text(encoding="utf-8")
     assert f" tests of {len(CASES)} cases." in text
@@ -136,27 +135,28 @@ def noise_in_bfloat16(key: Array, x: Array, where: Array) -> tuple[Array, None]:
 
 
 LARGEST = np.array([int(np.argmax(PLAIN.probability))])
-WRONG: dict[str, tuple[Draw, set[str]]] = {
-    "one entry 5 % too often": (biased(LARGEST, 1.05), {"entry"}),
-    "the tail never": (biased(PLAIN.tail, 0.0), {"tail"}),
-    "the tail four times too often": (biased(PLAIN.tail, 4.0), {"tail"}),
-    "2 % of neighbours alike": (repeated(0.02), {"independence"}),
-    "halves of a batch alike": (half_a_batch, {"independence"}),
-    "noise in bfloat16": (noise_in_bfloat16, {"fit", "entry"}),
+TENTH = MILLION // 10
+WRONG: dict[str, tuple[Draw, int, set[str]]] = {
+    "one entry 5 % too often": (biased(LARGEST, 1.05), MILLION, {"entry"}),
+    "the tail never": (biased(PLAIN.tail, 0.0), MILLION, {"tail"}),
+    "5 % of neighbours alike": (repeated(0.05), TENTH, {"independence"}),
+    "halves of a batch alike": (half_a_batch, TENTH, {"independence"}),
+    "noise in bfloat16": (noise_in_bfloat16, 2 * ROWS, {"fit", "entry"}),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("draw", "kinds"), WRONG.values(), ids=WRONG)
-def test_a_wrong_sampler_is_found_out_in_a_million_draws(draw: Draw, kinds: set[str]) -> None:
-    assert kinds <= found(PLAIN, count(PLAIN, MILLION, 0, ROWS, draw))
+@pytest.mark.parametrize(("draw", "draws", "kinds"), WRONG.values(), ids=WRONG)
+def test_a_wrong_sampler_is_found_out(draw: Draw, draws: int, kinds: set[str]) -> None:
+    assert kinds <= found(PLAIN, count(PLAIN, draws, 0, ROWS, draw))
 
 
 @pytest.mark.slow
 def test_a_key_that_is_used_again_is_found_out() -> None:
-    tests = judge(PLAIN, count(PLAIN, MILLION // 10, 0, ROWS, one_key))
+    tests = judge(PLAIN, count(PLAIN, TENTH, 0, ROWS, one_key))
     names = {test.name for test in alarms(tests, LEVEL) if test.kind == "independence"}
-    assert names == {f"{PAIRS[2]}, {binning}" for binning in BINNINGS}
+    # All tables are off, where one batch counts many times: this one would be by itself.
+    assert names >= {f"{PAIRS[2]}, {binning}" for binning in BINNINGS}
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_a_draw_outside_and_a_wrong_log_probability_are_found_out() -> None:
         token, log_prob = right(key, x, where.at[0].set(True))
         return token, None if log_prob is None else log_prob.at[1].add(1e-4)
 
-    assert found(case, count(case, MILLION // 10, 0, ROWS, wrong)) == {"support", "log-probability"}
+    assert found(case, count(case, TENTH, 0, ROWS, wrong)) == {"support", "log-probability"}
 
 
 # --- power, by draws that are only simulated --------------------------------------------------
