@@ -57,6 +57,8 @@ class Plan(NamedTuple):
     block: int
     precision: lax.PrecisionLike
     smooth: bool
+    unit: float
+    """A power of two that keeps a sum of logits finite."""
 
 
 class Sweep(NamedTuple):
@@ -288,7 +290,8 @@ def _parts(
     if block is None:
         most = _BLOCK_ENTRIES // max(*hidden.shape, 1)
         block = max(most - most % _LEAST_BLOCK, _LEAST_BLOCK)
-    plan = Plan(max(min(block, weight.shape[1]), 1), precision, smooth)
+    unit = 2.0 ** -(weight.shape[1] * shard_count(along)).bit_length()
+    plan = Plan(max(min(block, weight.shape[1]), 1), precision, smooth, unit)
     local = label - shard_index(along) * weight.shape[1]
     operands = vary_alike((hidden, weight, bias, softcap, temperature))
     sums = cast("Sums", _sums(*operands, local, plan))
@@ -299,7 +302,7 @@ def _parts(
         log_total = jnp.log1p(_all_but_one(*(row_sum(x, along) for x in merged)))
     at_label, total, count = (row_sum(x, along) for x in (at_label, total, count))
     cost = _below(at_label, temperature, peak)
-    spread = _below(total / jnp.maximum(count, 1), temperature, peak)
+    spread = _below(total / (unit * jnp.maximum(count, 1)), temperature, peak)
     return Parts(peak, log_total, jnp.ones_like(peak), cost, spread, label)
 
 
@@ -345,7 +348,7 @@ def _sums(
         total, count = jnp.zeros_like(peak), jnp.zeros_like(peak)
         if plan.smooth:
             allowed = x > -jnp.inf
-            total = row_sum(jnp.where(allowed, x, 0), _ROW)
+            total = row_sum(jnp.where(allowed, plan.unit * x, 0), _ROW)
             count = row_sum(allowed, _ROW).astype(x.dtype)
         if so_far is None:
             return peak, others, at_label, total, count
@@ -390,7 +393,7 @@ def _sums_backward(plan: Plan, kept: Kept, cotangents: Sums) -> Gradients:
         at_label = lax.broadcasted_iota(jnp.int32, x.shape, 1) == index - start
         of_logits = mass + jnp.where(at_label, of_label, 0)
         if plan.smooth:
-            of_logits = of_logits + jnp.where(x == -jnp.inf, 0, of_sum)
+            of_logits = of_logits + jnp.where(x == -jnp.inf, 0, plan.unit * of_sum)
         of_temperature = of_cap = None
         if temperature is not None:
             of_temperature = -row_sum(mass * jnp.where(z == -jnp.inf, 0, z), _ROW)

@@ -393,6 +393,18 @@ class TestMemory:
         compiled = jax.jit(gradient).lower(hidden, weight, label).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < 300e6
 
+    def test_the_mean_of_large_logits_does_not_overflow(self) -> None:
+        """That of label smoothing: found by fuzzing."""
+        x = jnp.asarray([[3e38, 2e38, 3e38, -3e38]], jnp.float32)
+        hidden, label = jnp.ones((1, 1)), jnp.zeros(1, jnp.int32)
+        options = {"label_smoothing": 0.5, "temperature": 1e38}
+        got, gradient = jax.value_and_grad(
+            lambda x: linear_cross_entropy(hidden, x, label, **options).sum()
+        )(x)
+        want = jax.value_and_grad(lambda x: jsoftmax.cross_entropy(x, label, **options).sum())(x)
+        np.testing.assert_allclose(got, want[0], rtol=1e-5)
+        np.testing.assert_allclose(gradient, want[1], rtol=1e-5)
+
     def test_cross_entropy_makes_no_one_hot_array(self) -> None:
         """Beside the logits and its result: slabs of the sums, an eighth of the logits each."""
         x, label = jnp.zeros((64, 8192)), jnp.zeros(64, jnp.int32)

@@ -50,7 +50,7 @@ def _of_number(traits: Traits, facts: Facts, size: Row, change: Row, log: float)
     if traits.shift == 1:
         scale = np.where(np.isfinite(facts.temperature), facts.temperature, 0)
         large = np.where(np.isfinite(facts.peak), np.abs(facts.peak), 0)
-        return error * scale * log + 4 * facts.eps * (large + size)
+        return SMALL + error * scale * log + 4 * facts.eps * (large + size)
     allowed = error * log * (1 + size)
     if QUIET in facts.settings:
         cold = np.where(facts.temperature == 0, 1, facts.temperature)

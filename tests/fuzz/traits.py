@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.reference import Row, cross_entropy_row, log_softmax_row
-from tests.registry import ONE, REGISTRY, TEMPERATURE, Entry
+from tests.registry import LOSS, LOSS_OFF, ONE, REGISTRY, TEMPERATURE, Entry
 
 Shape = Literal["simplex", "log", "scaled", "number", "mask", "token"]
 
@@ -66,8 +66,10 @@ def second_loss_row(x: Row, where: Row, *settings: float) -> float:
     return cross_entropy_row(x, where, min(1, x.size - 1), *settings)
 
 
-LINEAR = {"linear_cross_entropy": second_loss_row, "linear_log_prob": second_log_prob_row}
-"""Without label smoothing: its mean of the logits is a sum of them, which overflows here."""
+LINEAR = {
+    "linear_cross_entropy": (second_loss_row, LOSS, LOSS_OFF),
+    "linear_log_prob": (second_log_prob_row, TEMPERATURE, ONE),
+}
 
 
 def fuzzed(entry: Entry) -> Entry | None:
@@ -77,9 +79,7 @@ def fuzzed(entry: Entry) -> Entry | None:
         return Fake(
             entry.name,
             "reduction",
-            LINEAR[entry.name],
-            TEMPERATURE,
-            ONE,
+            *LINEAR[entry.name],
             differentiable=True,
             call=call,
             reverse_only=True,
