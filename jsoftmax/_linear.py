@@ -300,9 +300,11 @@ def _parts(
     if along.axis_name:
         merged = _others(local_peak, jnp.expm1(log_total), temperature, peak)
         log_total = jnp.log1p(_all_but_one(*(row_sum(x, along) for x in merged)))
+    total = _rebased(total, count, local_peak, peak, unit) if smooth else total
     at_label, total, count = (row_sum(x, along) for x in (at_label, total, count))
     cost = _below(at_label, temperature, peak)
-    spread = _below(total / (unit * jnp.maximum(count, 1)), temperature, peak)
+    mean = total / (unit * jnp.maximum(count, 1))
+    spread = _below(mean, temperature, jnp.zeros_like(peak))
     return Parts(peak, log_total, jnp.ones_like(peak), cost, spread, label)
 
 
@@ -310,6 +312,12 @@ def _below(x: Array, temperature: Array | None, peak: Array) -> Array:
     """How far x / T lies below the largest entry: rounding does not make it negative."""
     z = shift(x, temperature, peak)
     return lax.stop_gradient(jnp.maximum(z, 0)) - z
+
+
+def _rebased(total: Array, count: Array, peak: Array, new_peak: Array, unit: float) -> Array:
+    """A sum of unit (x - peak) as one of unit (x - new_peak)."""
+    rise = unit * lax.stop_gradient(peak) - unit * new_peak
+    return total + count * jnp.where(count > 0, rise, 0)
 
 
 def _others(
@@ -348,7 +356,7 @@ def _sums(
         total, count = jnp.zeros_like(peak), jnp.zeros_like(peak)
         if plan.smooth:
             allowed = x > -jnp.inf
-            total = row_sum(jnp.where(allowed, plan.unit * x, 0), _ROW)
+            total = row_sum(jnp.where(allowed, plan.unit * x - plan.unit * peak, 0), _ROW)
             count = row_sum(allowed, _ROW).astype(x.dtype)
         if so_far is None:
             return peak, others, at_label, total, count
@@ -357,7 +365,10 @@ def _sums(
         old = _others(old_peak, old_others, temperature, new_peak)
         new = _others(peak, others, temperature, new_peak)
         others = _all_but_one(old[0] + new[0], old[1] + new[1])
-        return new_peak, others, old_label + at_label, old_total + total, old_count + count
+        if plan.smooth:
+            total = _rebased(total, count, peak, new_peak, plan.unit)
+            total = total + _rebased(old_total, old_count, old_peak, new_peak, plan.unit)
+        return new_peak, others, old_label + at_label, total, old_count + count
 
     peak, others, at_label, total, count = _over_blocks(step, weight.shape[1], plan.block)
     return peak, jnp.log1p(others), at_label, total, count
