@@ -303,8 +303,11 @@ def _parts(
     total = _rebased(total, count, local_peak, peak, unit) if smooth else total
     at_label, total, count = (row_sum(x, along) for x in (at_label, total, count))
     cost = _below(at_label, temperature, peak)
-    mean = total / (unit * jnp.maximum(count, 1))
-    spread = _below(mean, temperature, jnp.zeros_like(peak))
+    # The mean below the largest logit may be twice the largest float, at a T that makes it small.
+    half = 1.0 if temperature is None else jnp.where(temperature > 1, 0.5, 1)
+    mean = total / jnp.maximum(count, 1) * (half / unit)
+    scaled = None if temperature is None else temperature * half
+    spread = _below(mean, scaled, jnp.zeros_like(peak))
     return Parts(peak, log_total, jnp.ones_like(peak), cost, spread, label)
 
 

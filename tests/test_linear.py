@@ -397,13 +397,17 @@ class TestMemory:
         """That of label smoothing: found by fuzzing."""
         x = jnp.asarray([[3e38, 2e38, 3e38, -3e38]], jnp.float32)
         hidden, label = jnp.ones((1, 1)), jnp.zeros(1, jnp.int32)
-        options = {"label_smoothing": 0.5, "temperature": 1e38}
-        got, gradient = jax.value_and_grad(
-            lambda x: linear_cross_entropy(hidden, x, label, **options).sum()
-        )(x)
-        want = jax.value_and_grad(lambda x: jsoftmax.cross_entropy(x, label, **options).sum())(x)
-        np.testing.assert_allclose(got, want[0], rtol=1e-5)
-        np.testing.assert_allclose(gradient, want[1], rtol=1e-5)
+        for x_ in (x, jnp.asarray([[1e38, -3.4e38, 3.4e38, -3.4e38]], jnp.float32)):
+            for temperature in (1e38, np.inf):
+                options = {"label_smoothing": 0.5, "temperature": temperature}
+                got, gradient = jax.value_and_grad(
+                    lambda x, o=options: linear_cross_entropy(hidden, x, label, **o).sum()
+                )(x_)
+                want = jax.value_and_grad(
+                    lambda x, o=options: jsoftmax.cross_entropy(x, label, **o).sum()
+                )(x_)
+                np.testing.assert_allclose(got, want[0], rtol=1e-5)
+                np.testing.assert_allclose(gradient, want[1], rtol=1e-5)
 
     def test_cross_entropy_makes_no_one_hot_array(self) -> None:
         """Beside the logits and its result: slabs of the sums, an eighth of the logits each."""
