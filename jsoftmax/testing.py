@@ -397,6 +397,6 @@ def _first(bad: _Row) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(bad)[0])
 
 
-def _none(name: str, bad: _Row, problem: str) -> None:
+def _none(name: str, bad: _Row | np.bool_, problem: str) -> None:
     if bad.any():
-        raise AssertionError(f"{name}: row {_first(bad)} {problem}")
+        raise AssertionError(f"{name}: row {_first(np.asarray(bad))} {problem}")
