@@ -44,7 +44,8 @@ _RANGES = {
     "weights": (0.0, _LARGEST),
 }
 """Where a number may lie; elsewhere it is an error. The others may lie anywhere."""
-_MEANT = dict.fromkeys(("p", "min_p", "mass", "epsilon"), (0.0, 1.0))
+_SHARES = ("p", "min_p", "mass", "epsilon")
+_MEANT = _RANGES | dict.fromkeys(_SHARES, (0.0, 1.0))
 """Where a number is when it is meant: it is an error elsewhere for `checked`."""
 
 
@@ -192,7 +193,7 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
         )
     name = argument.removeprefix("top_")
     array = watch_values(
-        function, argument, array, lambda x: _refused(name, x, _RANGES | _MEANT), _meant(name)
+        function, argument, array, lambda x: _refused(name, x, _MEANT), _meant(name)
     )
     array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
     return jnp.expand_dims(array, axis).astype(rows.compute_dtype)
@@ -423,7 +424,7 @@ def _refused(name: str, value: Values, ranges: dict[str, tuple[float, float]]) -
 
 
 def _meant(name: str) -> str:
-    return "in [0, 1]" if name in _MEANT else _ALLOWED[name]
+    return "in [0, 1]" if name in _SHARES else _ALLOWED[name]
 
 
 def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

@@ -27,32 +27,20 @@ Result = TypeVar("Result")
 Values = np.ndarray[Any, np.dtype[Any]]
 
 
-class _Record:
-    """What a run reports: the first thing that is wrong."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.found: list[str] = []
-
-    def report(self, problem: str) -> None:
-        """Called by the host's part of a program, on any thread."""
-        self.found.append(problem)
-
-
-class _Raised(_Record):
-    """Where a transformation is in charge of the run: nobody reads a record, so this raises."""
-
-    def report(self, problem: str) -> None:
-        """Called by the host's part of a program, on any thread."""
-        raise ValueError(problem)
-
-
 @dataclass(frozen=True)
 class _Watch:
-    """What is checked, and where it is reported; part of the key of jax's caches."""
+    """What is checked, and what is told of a problem; part of the key of jax's caches.
 
-    record: _Record
+    The host's part of a program tells it, on any thread.
+    """
+
+    report: Callable[[str], None]
     allow_empty_rows: bool
+
+
+def _fail(problem: str) -> None:
+    """Where a transformation is in charge of the run: nobody would read a record."""
+    raise ValueError(problem)
 
 
 _WATCH = jax.make_user_context(default_value=None)
@@ -116,26 +104,28 @@ def checked(
       ValueError: softmax: temperature must be a number >= 0 (0 is the arg-max limit, inf is
       uniform), got temperature=-1.0 in row (1,)
     """
-    record, raised = _Record(), _Raised()
+    lock = threading.RLock()
+    found: list[str] = []
+    watch = _Watch(found.append, allow_empty_rows)
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Result:
         outer = _watch()
         if outer is not None or _in_transformation((args, kwargs)):
-            sink = raised if outer is None else outer.record
-            with _WATCH(_Watch(sink, allow_empty_rows)):
+            report = _fail if outer is None else outer.report
+            with _WATCH(_Watch(report, allow_empty_rows)):
                 return function(*args, **kwargs)
-        with record.lock:
-            record.found.clear()
+        with lock:
+            found.clear()
             try:
-                with _WATCH(_Watch(record, allow_empty_rows)):
+                with _WATCH(watch):
                     result = jax.block_until_ready(function(*args, **kwargs))
             except Exception as error:
-                if record.found:
-                    raise ValueError(record.found[0]) from error
+                if found:
+                    raise ValueError(found[0]) from error
                 raise
-            if record.found:
-                raise ValueError(record.found[0])
+            if found:
+                raise ValueError(found[0])
             return result
 
     return run
@@ -219,7 +209,7 @@ def _shown(
         values = np.asarray(values)
         found = problem(values)
         if found is not None:
-            watch.record.report(found)
+            watch.report(found)
         return np.ones(values.shape[: values.ndim - rank], np.bool_)
 
     looked = jax.pure_callback(

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.reference import Row, cross_entropy_row, log_softmax_row
-from tests.registry import LOSS, LOSS_OFF, ONE, REGISTRY, TEMPERATURE, Entry
+from tests.reference import Row, log_softmax_row
+from tests.registry import LOSS, LOSS_OFF, ONE, REGISTRY, TEMPERATURE, Entry, cross_entropy_row
 
 Shape = Literal["simplex", "log", "scaled", "number", "mask", "token"]
 
@@ -62,12 +62,8 @@ def second_log_prob_row(x: Row, where: Row, temperature: float = 1.0) -> float:
     return log_softmax_row(x, where, temperature)[min(1, x.size - 1)]
 
 
-def second_loss_row(x: Row, where: Row, *settings: float) -> float:
-    return cross_entropy_row(x, where, min(1, x.size - 1), *settings)
-
-
 LINEAR = {
-    "linear_cross_entropy": (second_loss_row, LOSS, LOSS_OFF),
+    "linear_cross_entropy": (cross_entropy_row, LOSS, LOSS_OFF),
     "linear_log_prob": (second_log_prob_row, TEMPERATURE, ONE),
 }
 
