@@ -40,10 +40,13 @@ class Blocks(NamedTuple):
         return index // max(self.part, 1) * (self.number // self.parts) + inside
 
 
-def blocks_of(size: int, shards: int = 1) -> Blocks:
-    """The blocks of a row with `size` entries on each of so many shards: about 64, or fewer."""
+def blocks_of(size: int, shards: int = 1, length: int | None = None) -> Blocks:
+    """The blocks of a row with `size` entries on each of so many shards: about 64, or fewer.
+
+    Or as many as there are of a given length.
+    """
     parts = 1 if size * shards % _PARTS or _PARTS % shards else _PARTS // shards
-    length = max(-(-size * shards // _MOST_BLOCKS), _SHORTEST)
+    length = length or max(-(-size * shards // _MOST_BLOCKS), _SHORTEST)
     return Blocks(parts, size // parts, length)
 
 
@@ -62,19 +65,23 @@ def block_sum(x: Array, shards: int = 1, *, of: Callable[[Array], Array] | None 
     return _reduce_blocks(x, blocks, 0.0, lax.add, jnp.sum, of or (lambda x: x))
 
 
-def block_at(x: Array, block: Array, shards: int = 1) -> tuple[Array, Array]:
+def window_sum(x: Array, blocks: Blocks) -> Array:
+    """Sum of each block of the last axis, written for CPUs."""
+    return _reduce_windows(x, blocks, 0.0, lax.add)
+
+
+def block_at(x: Array, block: Array, blocks: Blocks) -> tuple[Array, Array]:
     """The entries of one block of each row.
 
     Args:
       x: floats [..., V].
       block: int32 [..., 1], which block.
-      shards: number of shards that the row is split over.
+      blocks: how the row lies in blocks.
 
     Returns:
       The entries, [..., block size], and the index in the row of the first of them, int32 [..., 1].
       The last block of a part is shorter: it comes with -inf in front.
     """
-    blocks = blocks_of(x.shape[-1], shards)
     length = min(blocks.length, blocks.part)
     each = blocks.number // blocks.parts
     wanted = block % each * blocks.length
@@ -106,11 +113,7 @@ def _reduce_blocks(
         return x.reshape(*batch, blocks.parts, blocks.part)
 
     def windows(x: Array) -> Array:
-        window = (1,) * (len(batch) + 1) + (length,)
-        padding = ((0, 0),) * (len(batch) + 1) + ((0, fill),)
-        start = jnp.asarray(identity, x.dtype)
-        found = lax.reduce_window(in_parts(of(x)), start, combine, window, window, padding)
-        return found.reshape(*batch, -1)
+        return _reduce_windows(of(x), blocks, identity, combine)
 
     def slices(x: Array) -> Array:
         if blocks.number > _MOST_BLOCKS:
@@ -135,3 +138,15 @@ def _reduce_blocks(
     if blocks.part <= length:
         return reduce(in_parts(of(x)), axis=-1)
     return lax.platform_dependent(x, cpu=windows, tpu=slices, default=reshaped)
+
+
+def _reduce_windows(
+    x: Array, blocks: Blocks, identity: float, combine: Callable[[Array, Array], Array]
+) -> Array:
+    batch = x.shape[:-1]
+    window = (1,) * (len(batch) + 1) + (blocks.length,)
+    padding = ((0, 0),) * (len(batch) + 1) + ((0, -blocks.part % blocks.length),)
+    start = jnp.asarray(identity, x.dtype)
+    parts = x.reshape(*batch, blocks.parts, blocks.part)
+    found = lax.reduce_window(parts, start, combine, window, window, padding)
+    return found.reshape(*batch, -1)

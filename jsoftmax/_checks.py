@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._reduce import row_sum
 from jsoftmax._typing import Along, Axis, AxisName, Setting
-from jsoftmax._watch import Values, watch_rows, watch_values, watching
+from jsoftmax._watch import Values, watch_rows, watch_values, watch_weights, watching
 
 _ALLOWED = {
     "temperature": "a number >= 0 (0 is the arg-max limit, inf is uniform)",
@@ -73,7 +73,7 @@ class Rows(NamedTuple):
         """Give the entries that `where` disallows their value, also in a row that is NaN."""
         if self.where is None:
             return result
-        return _fill(self.where, result, fill)
+        return keep_or_fill(self.where, result, fill)
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
@@ -101,10 +101,11 @@ def check_rows(
 ) -> Rows:
     """Check and convert the arguments that every function of rows shares."""
     array = check_logits(function, logits, argument)
-    along = Along(check_axis(function, axis, array.ndim), check_axis_name(function, axis_name))
+    index = check_axis(function, axis, array.ndim, argument)
+    along = Along(index, check_axis_name(function, axis_name))
     mask = None if where is None else check_mask(function, "where", where, array.shape)
     if mask is not None:
-        array = _fill(mask, array, -jnp.inf)
+        array = keep_or_fill(mask, array, -jnp.inf)
     return Rows(watch_rows(function, argument, array, along), mask, along)
 
 
@@ -121,7 +122,7 @@ def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> 
     )
 
 
-def check_axis(function: str, axis: Axis, ndim: int) -> int:
+def check_axis(function: str, axis: Axis, ndim: int, argument: str = "logits") -> int:
     """Convert to a non-negative axis of an array with `ndim` dimensions."""
     if isinstance(axis, bool | np.bool_):
         raise TypeError(f"{function}: axis must be an integer, got {axis!r}")
@@ -130,10 +131,12 @@ def check_axis(function: str, axis: Axis, ndim: int) -> int:
     except TypeError:
         raise TypeError(f"{function}: axis must be an integer, got {axis!r}") from None
     if ndim == 0:
-        raise ValueError(f"{function}: logits must have at least one dimension, got a 0-d array")
+        raise ValueError(
+            f"{function}: {argument} must have at least one dimension, got a 0-d array"
+        )
     if not -ndim <= index < ndim:
         raise ValueError(
-            f"{function}: axis must be in [{-ndim}, {ndim}) for logits of {ndim} dimensions, "
+            f"{function}: axis must be in [{-ndim}, {ndim}) for {argument} of {ndim} dimensions, "
             f"got axis={index}"
         )
     return index % ndim
@@ -247,9 +250,9 @@ def check_labels(
     nothing: such a label is ignored. Where a `distribution` may be given, it comes back as it is.
     At run time a label is ignored in a row with nothing allowed and where it is not `heeded`.
     """
-    if type(labels) is int:
-        labels = min(max(labels, -1), 2**31 - 1)
-    array = _as_array(function, "labels", labels)
+    # A label that no integer of the default width holds is out of any range.
+    short = min(max(labels, -1), 2**31 - 1) if type(labels) is int else labels
+    array = _as_array(function, "labels", short)
     axis = rows.along.axis
     shape = rows.logits.shape
     batch = shape[:axis] + shape[axis + 1 :]
@@ -259,9 +262,12 @@ def check_labels(
                 f"{function}: floating-point labels are a distribution and must have the logits' "
                 f"shape {shape}, got shape {array.shape} (class indices are integers)"
             )
-        if watching() and rows.where is not None:
-            array = jnp.where(rows.where, array, jnp.zeros_like(array))
-        return watch_rows(function, "labels", array, rows.along)
+        if rows.where is not None:
+            # Mass on a class that is not allowed costs inf; what is no number there, nothing.
+            array = keep_or_fill(rows.where | jnp.isfinite(array), array, 0)
+        if not watching():
+            return array
+        return watch_weights(function, "labels", array, rows.along, _allowed_rows(rows))
     if not jnp.issubdtype(array.dtype, jnp.integer):
         also = " (class indices) or floating-point numbers (a distribution)" if distribution else ""
         raise TypeError(f"{function}: labels must be integers{also}, got dtype {array.dtype}")
@@ -272,20 +278,21 @@ def check_labels(
             f"without axis), got shape {array.shape}{also}"
         )
     if isinstance(labels, int | np.ndarray | np.generic):
-        numbers = np.asarray(labels)
+        numbers = np.asarray(short)
         bad = (numbers < 0) | (numbers >= size)
         if where is not None:
             static = isinstance(where, bool | np.ndarray | np.generic)
             bad &= static and np.broadcast_to(np.asarray(where), shape).any(axis)
         if size and bad.any():
+            given = labels if type(labels) is int else numbers[bad].flat[0]
             raise ValueError(
-                f"{function}: labels must be in [0, {size}), got {numbers[bad].flat[0]} (to ignore "
-                "a row, allow nothing in it by where)"
+                f"{function}: labels must be in [0, {size}), got {given} (to ignore a row, allow "
+                "nothing in it by where)"
             )
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
     if watching():
-        some = jnp.squeeze(row_sum(rows.logits != -jnp.inf, rows.along), axis) > 0
+        some = _allowed_rows(rows)
         heeded = some if heeded is None else some & heeded
         array = watch_values(
             function,
@@ -296,6 +303,12 @@ def check_labels(
             heeded,
         )
     return jnp.expand_dims(_index(array, size), axis)
+
+
+def _allowed_rows(rows: Rows) -> Array:
+    """Which rows have an entry that is allowed, in the batch shape."""
+    count = row_sum(rows.logits != -jnp.inf, rows.along)
+    return jnp.squeeze(count, rows.along.axis) > 0
 
 
 def check_block_size(function: str, block_size: int | None) -> int | None:
@@ -367,7 +380,7 @@ def check_key(function: str, key: object) -> Array:
 
 
 @partial(jax.jit, static_argnums=2, inline=True)
-def _fill(where: Array, x: Array, fill: float) -> Array:
+def keep_or_fill(where: Array, x: Array, fill: float) -> Array:
     """The entries that are allowed, and `fill` for the others."""
     return jnp.where(where, x, jnp.asarray(fill, x.dtype))
 
@@ -392,8 +405,9 @@ def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
         )
     try:
         return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{function}: {argument} must be an array of numbers: {error}") from None
+    except (TypeError, ValueError):
+        got = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"{function}: {argument} must be an array of numbers, got {got}") from None
 
 
 def _unbounded(value: Setting) -> Setting:

@@ -9,7 +9,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, common_dtype, compute_dtype
-from jsoftmax._reduce import row_peak, row_sum
+from jsoftmax._reduce import row_exact_sum, row_peak, row_sum
 from jsoftmax._softmax import (
     Primals,
     Tangents,
@@ -78,8 +78,8 @@ def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
     _, log_total = normalizer(logits, temperature, along)
     peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
-    below = row_sum(jnp.exp(z) * _if_present(z, -z), along)
-    return log_total + below * jnp.exp(-log_total)
+    below, lack = row_exact_sum(jnp.exp(z) * _if_present(z, -z), along, least=2**18)
+    return log_total + (below + lack) * jnp.exp(-log_total)
 
 
 @partial(_entropy.defjvp, symbolic_zeros=True)

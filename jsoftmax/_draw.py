@@ -32,7 +32,8 @@ def draw(bits: Array, row: Row, floor: Array, blocks: Array) -> Array:
     block = pick(bits[:2], blocks, along)
     count, size = blocks.shape[-1], row.x.shape[-1]
     local = block - shard_index(along) * count if along.axis_name else block
-    entries, start = block_at(row.x, jnp.clip(local, 0, count - 1), shard_count(along))
+    blocks_here = blocks_of(size, shard_count(along))
+    entries, start = block_at(row.x, jnp.clip(local, 0, count - 1), blocks_here)
     weight = row.kept_weight(entries, floor)
     index = jnp.clip(start + _pick_in_block(bits[2:], weight), 0, max(size - 1, 0))
     if not along.axis_name:

@@ -213,9 +213,7 @@ def linear_log_prob(
     )
     block = check_block_size("linear_log_prob", block_size)
     parts = _parts(problem, block, precision, smooth=False)
-    loss = combine(parts._replace(label=None), problem.temperature, None, None)
-    result = jnp.where(parts.nothing, -jnp.inf, -loss)
-    return jnp.where(problem.label >= 0, result, jnp.nan).reshape(problem.batch)
+    return _log_prob(parts, problem.temperature).reshape(problem.batch)
 
 
 class Problem(NamedTuple):
@@ -272,7 +270,7 @@ def _check(
     cap = None
     if softcap is not None:
         cap = check_setting(function, "logit_softcap", softcap, rows)
-        cap = jnp.where(cap > 0, cap, jnp.nan)
+        cap = _positive(cap)
     number = math.prod(h.shape[:-1])
     flat = Problem(rows, h.reshape(number, h.shape[-1]), w, b, None, None, index.reshape(number, 1))
     return flat._replace(
@@ -286,12 +284,28 @@ def _parts(
 ) -> Parts:
     """The parts of each row's loss, over the whole vocabulary."""
     along = Along(1, problem.rows.along.axis_name)
-    _, hidden, weight, bias, softcap, temperature, label = problem
+    size = problem.weight.shape[1]
     if block is None:
-        most = _BLOCK_ENTRIES // max(*hidden.shape, 1)
+        most = _BLOCK_ENTRIES // max(*problem.hidden.shape, 1)
         block = max(most - most % _LEAST_BLOCK, _LEAST_BLOCK)
-    unit = 2.0 ** -(weight.shape[1] * shard_count(along)).bit_length()
-    plan = Plan(max(min(block, weight.shape[1]), 1), precision, smooth, unit)
+    unit = 2.0 ** -(size * shard_count(along)).bit_length()
+    plan = Plan(max(min(block, size), 1), precision, smooth, unit)
+    return _merged(*problem[1:], along, plan)
+
+
+@partial(jax.jit, static_argnums=(6, 7), inline=True)
+def _merged(
+    hidden: Array,
+    weight: Array,
+    bias: Array | None,
+    softcap: Array | None,
+    temperature: Array | None,
+    label: Array,
+    along: Along,
+    plan: Plan,
+) -> Parts:
+    """The parts, from those of each shard."""
+    unit = plan.unit
     local = label - shard_index(along) * weight.shape[1]
     operands = vary_alike((hidden, weight, bias, softcap, temperature))
     sums = cast("Sums", _sums(*operands, local, plan))
@@ -300,7 +314,7 @@ def _parts(
     if along.axis_name:
         merged = _others(local_peak, jnp.expm1(log_total), temperature, peak)
         log_total = jnp.log1p(_all_but_one(*(row_sum(x, along) for x in merged)))
-    total = _rebased(total, count, local_peak, peak, unit) if smooth else total
+    total = _rebased(total, count, local_peak, peak, unit) if plan.smooth else total
     at_label, total, count = (row_sum(x, along) for x in (at_label, total, count))
     cost = _below(at_label, temperature, peak)
     # The mean below the largest logit may be twice the largest float, at a T that makes it small.
@@ -311,6 +325,19 @@ def _parts(
     return Parts(peak, log_total, jnp.ones_like(peak), cost, spread, label)
 
 
+@partial(jax.jit, inline=True)
+def _log_prob(parts: Parts, temperature: Array | None) -> Array:
+    loss = combine(parts._replace(label=None), temperature, None, None)
+    result = jnp.where(parts.nothing, -jnp.inf, -loss)
+    return result if parts.label is None else jnp.where(parts.label >= 0, result, jnp.nan)
+
+
+@partial(jax.jit, inline=True)
+def _positive(x: Array) -> Array:
+    """The numbers above 0, and NaN for the others."""
+    return jnp.where(x > 0, x, jnp.nan)
+
+
 def _below(x: Array, temperature: Array | None, peak: Array) -> Array:
     """How far x / T lies below the largest entry: rounding does not make it negative."""
     z = shift(x, temperature, peak)
@@ -319,8 +346,9 @@ def _below(x: Array, temperature: Array | None, peak: Array) -> Array:
 
 def _rebased(total: Array, count: Array, peak: Array, new_peak: Array, unit: float) -> Array:
     """A sum of unit (x - peak) as one of unit (x - new_peak)."""
-    rise = unit * lax.stop_gradient(peak) - unit * new_peak
-    return total + count * jnp.where(count > 0, rise, 0)
+    # Not even for a moment -inf less -inf: jax_debug_nans would stop there.
+    peak, new_peak = (jnp.where(count > 0, x, 0) for x in (lax.stop_gradient(peak), new_peak))
+    return total + count * (unit * peak - unit * new_peak)
 
 
 def _others(

@@ -158,7 +158,9 @@ def combine(
         loss = loss + z_loss * finite * finite
         infinite = infinite | (beyond & (z_loss > 0))
     loss = jnp.where(infinite & ~jnp.isnan(loss), jnp.inf, loss)
-    loss = jnp.where(jnp.isnan(parts.log_total), jnp.nan, loss)
+    # Weights that are no numbers, and a negative one on a class of probability 0.
+    broken = ~jnp.isfinite(parts.mass) | (parts.cost == -jnp.inf)
+    loss = jnp.where(jnp.isnan(parts.log_total) | broken, jnp.nan, loss)
     if parts.label is not None:
         # Not even for a moment where nothing is allowed: jax_debug_nans would stop there.
         loss = jnp.where((parts.label >= 0) | parts.nothing, loss, jnp.nan)

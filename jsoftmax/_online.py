@@ -7,6 +7,7 @@ into one of the same kind; m is a constant of the derivative, since no result de
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -84,10 +85,10 @@ class OnlineSoftmax(NamedTuple):
         rows = check_rows("OnlineSoftmax", logits, -1, where, None)
         v = check_logits("OnlineSoftmax", values, "values")
         x = rows.logits
-        if v.ndim < 2 or v.shape[-2] != x.shape[-1]:
+        if v.ndim < 2 or v.shape[-2] != x.shape[-1] or not _broadcast(x.shape[:-2], v.shape[:-2]):
             raise ValueError(
-                "OnlineSoftmax: values must have shape [..., K, F] for logits [..., K], got "
-                f"{v.shape} for {x.shape}"
+                "OnlineSoftmax: values must have shape [..., K, F] for logits [..., K], and batch "
+                f"axes that broadcast with theirs, got {v.shape} for {x.shape}"
             )
         dtype = common_dtype(x, v)
         wide = compute_dtype(dtype)
@@ -131,3 +132,11 @@ class OnlineSoftmax(NamedTuple):
         """The same state with its sums relative to another peak."""
         scale = jnp.exp(shift(lax.stop_gradient(self.peak), None, peak))
         return OnlineSoftmax(peak, scale * self.total, scale * self.values)
+
+
+def _broadcast(*shapes: tuple[int, ...]) -> bool:
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from jsoftmax._sweep import SLABS, largest, mass, sweep
+from jsoftmax._sweep import SHORT, SLABS, exact_sum, largest, mass, sweep
 from jsoftmax._typing import Along
 
 Tree = TypeVar("Tree")
@@ -47,7 +47,15 @@ def row_sum(x: Array, along: Along) -> Array:
     return lax.psum(total, along.axis_name) if along.axis_name else total
 
 
-def row_mass(x: Array, scale: Callable[[Array], Array], along: Along) -> tuple[Array, Array]:
+def row_exact_sum(x: Array, along: Along, least: int = SHORT) -> tuple[Array, Array]:
+    """Sum, and what the sum lacks: see `exact_sum`."""
+    total = exact_sum(x, along.axis, least)
+    return lax.psum(total, along.axis_name) if along.axis_name else total
+
+
+def row_mass(
+    x: Array, scale: Callable[[Array], Array], along: Along
+) -> tuple[tuple[Array, Array], Array]:
     """Sum of exp(z) for z = scale(x) <= 0, and what it is beyond the largest entry: see `mass`."""
     masses = mass(x, scale, along.axis)
     return lax.psum(masses, along.axis_name) if along.axis_name else masses
@@ -65,9 +73,10 @@ def row_sweep(
     maxima: Sequence[Array] = (),
     minima: Sequence[Array] = (),
     slabs: int = SLABS,
+    exact: bool = False,
 ) -> list[Array]:
     """Sums, largest and smallest entries of functions of one array, in one pass: see `sweep`."""
-    reduced = sweep(sums, maxima, minima, along.axis, slabs)
+    reduced = sweep(sums, maxima, minima, along.axis, slabs, exact=exact)
     if along.axis_name:
         collectives = [lax.psum] * len(sums) + [lax.pmax] * len(maxima) + [lax.pmin] * len(minima)
         reduced = [

@@ -20,13 +20,14 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
-from jsoftmax._reduce import row_mass, row_peak, row_sum, where_needed
+from jsoftmax._exact import add_exactly, log_exactly, reciprocal
+from jsoftmax._reduce import row_exact_sum, row_mass, row_peak, row_sum, where_needed
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
 
-_MODERATE = (-0.5, 70.0)
+_MODERATE = (-0.5, 64.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
@@ -51,13 +52,15 @@ def softmax(
         count as absent, whatever they hold.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
         shape without `axis`). Traced: a new value does not recompile.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers sums of pieces there.
 
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
       bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T =
-      1 (another T adds the rounding of the division: about abs(z) eps / 2), and a probability below
-      1e-34 may be 0.
+      1, but on CPUs within 16 eps in rows of 17 to 1023 entries of which a few weigh as much as
+      many others lose in rounding (another T adds the rounding of the division: about abs(z) eps /
+      2). A probability below 1e-34 may be 0.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
@@ -104,8 +107,9 @@ def log_softmax(
         Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
 
     Returns:
-      An array of the logits' shape and float dtype. The log-probability of a nearly certain entry
-      keeps its relative accuracy (log1p of what the others sum to).
+      An array of the logits' shape and float dtype: for T = 1 float32 is within eps max(1, abs(log
+      p)). The log-probability of a nearly certain entry keeps its relative accuracy (log1p of what
+      the others sum to).
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
@@ -217,19 +221,37 @@ def log_sum_exp(x: Array, scale: Callable[[Array], Array], along: Along) -> tupl
     Where one entry holds most of the mass, by log1p of what the others sum to, however small that
     is. Zero for a row with nothing allowed, so that z minus it is -inf there.
     """
-    total, others = row_mass(x, scale, along)
-    log_total = jnp.where(total < 1.5, jnp.log1p(others), jnp.log(total))
-    return total, jnp.where(total == 0, 0, log_total)
+    total, log_total, _ = _log_sum_exp(x, scale, along)
+    return total, log_total
+
+
+def _log_sum_exp(
+    x: Array, scale: Callable[[Array], Array], along: Along
+) -> tuple[Array, Array, Array]:
+    """The same, and what the logarithm lacks."""
+    (total, lack), others = row_mass(x, scale, along)
+    nonzero = jnp.where(total == 0, 1, total)
+    log_total, rest = log_exactly(nonzero, lack)
+    most = (total < 1.5) & (total > 0)
+    return total, jnp.where(most, jnp.log1p(others), log_total), jnp.where(most, 0, rest)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def normalizer(logits: Array, temperature: Array | None, along: Along) -> tuple[Array, Array]:
     """The largest entry, a constant under differentiation, and L = log sum exp(z): both per row."""
+    peak, log_total, _ = _normalizer(logits, temperature, along)
+    return peak, log_total
+
+
+def _normalizer(
+    logits: Array, temperature: Array | None, along: Along
+) -> tuple[Array, Array, Array]:
+    """The same, and what L lacks."""
     x = logits.astype(compute_dtype(logits.dtype))
     peak = row_peak(x, along)
-    total, log_total = log_sum_exp(x, lambda x: shift(x, temperature, peak), along)
-    return jnp.where(total == 0, -jnp.inf, peak), log_total
+    total, log_total, lack = _log_sum_exp(x, lambda x: shift(x, temperature, peak), along)
+    return jnp.where(total == 0, -jnp.inf, peak), log_total, lack
 
 
 @partial(normalizer.defjvp, symbolic_zeros=True)
@@ -321,11 +343,11 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     def unshifted_first(x: Array) -> Array:
         """Where exp(x) and its sum are floats, the pass that finds the largest entry is spared."""
         mass = jnp.exp(x)
-        total = row_sum(mass, along)
-        # The reciprocal of a larger total would be a denormal, and count as zero.
-        most = float(jnp.finfo(total.dtype).max) / 16
+        total, lack = row_exact_sum(mass, along)
+        # A larger total leaves no room for the digits of its reciprocal.
+        most = float(jnp.finfo(total.dtype).max) / 2**15
         again = ~((total > math.exp(_MODERATE[0])) & (total < most)) & ~jnp.isnan(total)
-        p = (mass * jnp.where(again, 0, 1 / total)).astype(logits.dtype)
+        p = _quotient(mass, total, lack, ~again).astype(logits.dtype)
         return where_needed(again, shifted, x, p)
 
     if along.axis_name:
@@ -346,8 +368,15 @@ def _exact_shift(peak: Array) -> Array:
 
 
 def _normalize(mass: Array, along: Along, dtype: np.dtype) -> Array:
-    total = row_sum(mass, along)
-    return (mass * jnp.where(total == 0, 0, 1 / total)).astype(dtype)
+    total, lack = row_exact_sum(mass, along)
+    return _quotient(mass, total, lack, total != 0).astype(dtype)
+
+
+def _quotient(mass: Array, total: Array, lack: Array, defined: Array) -> Array:
+    """The masses by (total + lack), 0 in the other rows: by a product that is rounded once."""
+    factors = reciprocal(jnp.where(defined, total, 1), jnp.where(defined, lack, 0))
+    inverse, rest = (jnp.where(defined, factor, 0) for factor in factors)
+    return mass * inverse + mass * rest
 
 
 @partial(_softmax.defjvp, symbolic_zeros=True)
@@ -389,10 +418,21 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
-    peak, log_total = normalizer(logits, temperature, along)
     # The barrier makes z a value of its own: XLA:CPU would store one that serves the sum as well.
-    peak, log_total = lax.optimization_barrier((peak, log_total))
-    return (shift(logits, temperature, peak) - log_total).astype(logits.dtype)
+    parts = lax.optimization_barrier(_normalizer(logits, temperature, along))
+    if temperature is not None:
+        peak, log_total, _ = parts
+        return (shift(logits, temperature, peak) - log_total).astype(logits.dtype)
+    log_sum, lack = _log_sum(*parts)
+    x = logits.astype(log_sum.dtype)
+    log_p, rest = add_exactly(x, -log_sum)
+    return jnp.where(log_p == -jnp.inf, log_p, log_p + (rest - lack)).astype(logits.dtype)
+
+
+def _log_sum(peak: Array, log_total: Array, lack: Array) -> tuple[Array, Array]:
+    """The sum max x + L, the least float for a row with nothing allowed, and what it lacks."""
+    log_sum, rest = add_exactly(jnp.maximum(peak, -jnp.finfo(peak.dtype).max), log_total)
+    return log_sum, lack + rest
 
 
 @partial(_log_softmax.defjvp, symbolic_zeros=True)
@@ -417,10 +457,12 @@ def _log_softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tupl
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def _logsumexp(logits: Array, temperature: Array | None, along: Along) -> Array:
-    peak, log_total = normalizer(logits, temperature, along)
+    peak, log_total, lack = _normalizer(logits, temperature, along)
     if temperature is not None:
         log_total = jnp.where(log_total == 0, 0, temperature * log_total)
-    return (peak + log_total).astype(logits.dtype)
+        return (peak + log_total).astype(logits.dtype)
+    log_sum, lack = _log_sum(peak, log_total, lack)
+    return jnp.where(peak == -jnp.inf, peak, log_sum + lack).astype(logits.dtype)
 
 
 @partial(_logsumexp.defjvp, symbolic_zeros=True)

@@ -46,6 +46,8 @@ class _Support(NamedTuple):
     """Size of the support of each row that M is the root of; inf where it is of none."""
     level: Array
     """M: entries with M + kappa z > 0 are in the support."""
+    rest: Array
+    """What rounding takes from M."""
     low: Array
     high: Array
     """Bounds of M."""
@@ -64,20 +66,30 @@ def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Ar
     def step(state: _Support) -> _Support:
         level = state.level
         inside = y > -level
-        present = jnp.where(inside, y, 0)
+        # Of what is above the threshold, not of y: no digits cancel near the root.
+        above = jnp.where(inside, y + level, 0)
         if alpha == 2:
-            total, count = row_sweep(along, sums=[present, inside.astype(y.dtype)])
-            reached = total + level * count
-            newton = (1 - total) / jnp.maximum(count, 1)
-            root, is_root = newton, count > 0
+            total, count = row_sweep(along, sums=[above, inside.astype(y.dtype)], exact=True)
+            reached = total
+            change = (1 - total) / jnp.maximum(count, 1)
+            newton = level + change
+            is_root = count > 0
         else:
-            squares, total, count = row_sweep(
-                along, sums=[present * present, present, inside.astype(y.dtype)]
+            # The largest entries apart: where one holds nearly all, 1 - M^2 keeps its digits.
+            is_top = y == 0
+            below = jnp.where(is_top, 0, above)
+            squares, total, count, tops = row_sweep(
+                along,
+                sums=[below * below, below, *(x.astype(y.dtype) for x in (inside, is_top))],
+                exact=True,
             )
-            reached = squares + level * (2 * total + count * level)
+            lack = (1 - level) * (1 + level) - (tops - 1) * level * level - squares
+            total = total + tops * level
+            reached = 1 - lack
             norm = jnp.sqrt(reached)
-            newton = level + (1 - norm) * norm / (total + count * level)
-            root, is_root = _quadratic(squares, total, count)
+            newton = level + lack / (1 + norm) * norm / total
+            change, is_root = _quadratic(lack, total, count)
+        root = level + change
         short = reached < 1
         low, high = jnp.where(short, level, state.low), jnp.where(short, state.high, level)
         # Where rounding would send it back, it has arrived.
@@ -90,10 +102,13 @@ def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Ar
         following = jnp.where(is_root, root, jnp.where(fits(newton), newton, (low + high) / 2))
         # Supports are nested: those of one size are one.
         found = (count == state.entries) | (following == level)
+        exact = found & is_root
+        moved = jnp.where(exact, level, following)
         return _Support(
             state.sweeps + 1,
             jnp.where(is_root, count, jnp.inf),
-            jnp.where(state.unfinished, following, level),
+            jnp.where(state.unfinished, moved, level),
+            jnp.where(state.unfinished, jnp.where(exact, change, 0), state.rest),
             low,
             high,
             state.unfinished & ~found,
@@ -103,19 +118,20 @@ def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Ar
         return jnp.any(state.unfinished) & (state.sweeps < _MOST_SWEEPS)
 
     one = jnp.where(jnp.isnan(peak), jnp.nan, jnp.ones_like(peak))
-    first = _Support(jnp.int32(0), jnp.inf * one, one, 0 * one, one, peak > -jnp.inf)
+    first = _Support(jnp.int32(0), jnp.inf * one, one, 0 * one, 0 * one, one, peak > -jnp.inf)
     found = lax.while_loop(goes_on, step, first)
-    p = jnp.maximum(y + found.level, 0)
+    p = jnp.maximum((y + found.level) + found.rest, 0)
     return (p if alpha == 2 else p * p), found.sweeps
 
 
-def _quadratic(squares: Array, total: Array, count: Array) -> tuple[Array, Array]:
-    """M with sum (M + y)^2 = 1 over the support, and whether there is one."""
-    entries = jnp.maximum(count, 1)
-    mean = total / entries
-    spread = squares - total * mean
-    exists = (spread <= 1) & (count > 0)
-    return jnp.sqrt(jnp.where(exists, 1 - spread, 0) / entries) - mean, exists
+def _quadratic(lack: Array, total: Array, count: Array) -> tuple[Array, Array]:
+    """The d with sum (u + d)^2 = 1, and whether there is one.
+
+    From 1 - sum u^2, sum u and the number of the u.
+    """
+    square = total * total + count * lack
+    exists = (square >= 0) & (count > 0)
+    return lack / (total + jnp.sqrt(jnp.where(exists, square, 1))), exists
 
 
 class _Search(NamedTuple):

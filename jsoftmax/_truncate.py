@@ -11,7 +11,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_choice, check_logits, check_mask, check_rows, check_setting
+from jsoftmax._checks import (
+    check_choice,
+    check_logits,
+    check_mask,
+    check_rows,
+    check_setting,
+    keep_or_fill,
+)
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import counting, floor_of, select_top_k, select_top_p, top_p_limit
 from jsoftmax._row import Settings, check_settings, row_and_number, row_of, stored_on_cpus
@@ -259,6 +266,8 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
     """
     array = check_logits("mask_logits", logits)
     keep = check_mask("mask_logits", "mask", mask, array.shape)
+    if isinstance(fill, float):
+        return keep_or_fill(keep, array, fill)
     value = check_logits("mask_logits", fill, "fill")
     if value.ndim != 0:
         raise ValueError(f"mask_logits: fill must be a single number, got shape {value.shape}")

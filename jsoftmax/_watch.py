@@ -172,6 +172,26 @@ def watch_rows(
     return _shown(watch, x, state, problem)
 
 
+def watch_weights(function: str, argument: str, x: Array, along: Along, heeded: Array) -> Array:
+    """Rows of numbers that are finite and not negative, but for rows that are not heeded."""
+    watch = _watch()
+    if watch is None or x.size == 0:
+        return x
+    bad = row_sum(~((x >= 0) & (x < jnp.inf)), along) > 0
+    bad = jnp.squeeze(bad, along.axis) & heeded
+    axes = _axes_of_shards()
+
+    def problem(bad: Values) -> str | None:
+        if not bad.any():
+            return None
+        return (
+            f"{function}: {argument} must be finite and not negative, got an entry that is not"
+            f"{_in_row(bad, axes)}"
+        )
+
+    return _shown(watch, x, bad, problem)
+
+
 def watch_values(
     function: str,
     argument: str,

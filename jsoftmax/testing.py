@@ -125,10 +125,10 @@ def assert_mask_keeps(
     if not temperature > 0:
         raise ValueError(f"{name}: temperature must be above 0, got {temperature}")
     x, _ = _floats(name, "logits", logits, axis)
-    kept = _mask(name, "mask", mask, np.shape(logits), axis)
-    allowed = _mask(name, "where", True if where is None else where, np.shape(logits), axis)
     if np.shape(mask) != np.shape(logits):
         raise AssertionError(f"{name}: the mask has shape {np.shape(mask)}, not {np.shape(logits)}")
+    kept = _mask(name, "mask", mask, np.shape(logits), axis)
+    allowed = _mask(name, "where", True if where is None else where, np.shape(logits), axis)
     if x.size == 0:
         return
     sound = ~(allowed & ~(x < np.inf)).any(-1)
@@ -351,6 +351,8 @@ def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, fl
     """The rows in float64, along the last axis, and eps of their dtype."""
     _no_tracers(name, x)
     array = jnp.asarray(x)
+    if argument == "logits" and jnp.issubdtype(array.dtype, jnp.integer):
+        array = array.astype(jnp.result_type(float))
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: {argument} must be floating-point, got dtype {array.dtype}")
     if not -array.ndim <= axis < array.ndim:
@@ -366,7 +368,12 @@ def _mask(name: str, argument: str, mask: ArrayLike, shape: tuple[int, ...], axi
     array = np.asarray(mask)
     if array.dtype != np.bool_:
         raise TypeError(f"{name}: {argument} must be boolean, got dtype {array.dtype}")
-    return np.moveaxis(np.broadcast_to(array, shape), axis, -1)
+    try:
+        return np.moveaxis(np.broadcast_to(array, shape), axis, -1)
+    except ValueError:
+        raise ValueError(
+            f"{name}: {argument} must broadcast to shape {shape}, got shape {array.shape}"
+        ) from None
 
 
 def _no_tracers(name: str, values: object) -> None:

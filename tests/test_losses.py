@@ -12,7 +12,14 @@ import pytest
 from jax.test_util import check_grads
 
 import jsoftmax
-from jsoftmax import cross_entropy, entropy, kl_divergence, log_softmax, softmax
+from jsoftmax import (
+    cross_entropy,
+    entropy,
+    fenchel_young_loss,
+    kl_divergence,
+    log_softmax,
+    softmax,
+)
 from tests import reference, rows
 from tests.compare import assert_close
 
@@ -422,3 +429,36 @@ def test_a_broken_row_is_nan_also_where_its_label_costs_inf() -> None:
     labels = jnp.int32([1, 1, 1])
     assert np.isnan(jsoftmax.cross_entropy(x, labels, temperature=temperature)).all()
     assert np.isinf(jsoftmax.cross_entropy(x[2], labels[2]))
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, fenchel_young_loss])
+def test_a_distribution_that_is_none(loss: Callable[..., jax.Array]) -> None:
+    """Log-probabilities in place of probabilities give no loss of 0; other rows stay."""
+    x = np.tile(np.array([1.0, 2.0, 3.0], np.float32), (5, 1))
+    labels = np.full((5, 3), 1 / 3, np.float32)
+    labels[1, 1], labels[2, 0], labels[3, 2] = -np.inf, np.inf, np.nan
+    got = np.asarray(jax.jit(loss)(x, labels))
+    np.testing.assert_array_equal(np.isnan(got), [False, True, True, True, False])
+    assert (got[[0, 4]] > 0).all()
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, fenchel_young_loss])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_weight_of_an_absent_class_need_be_no_number(
+    loss: Callable[..., jax.Array], value: float
+) -> None:
+    x, where = jnp.array([1.0, 2.0, 3.0]), np.array([True, True, False])
+    good, bad = jnp.array([0.5, 0.5, 0.0]), jnp.array([0.5, 0.5, value])
+
+    def total(x: jax.Array, labels: jax.Array) -> jax.Array:
+        return loss(x, labels, where=where)
+
+    for function in (total, jsoftmax.checked(total)):
+        np.testing.assert_array_equal(function(x, bad), function(x, good))
+    for argument in (0, 1):
+        got, want = (jax.grad(total, argument)(x, labels) for labels in (bad, good))
+        np.testing.assert_array_equal(np.where(where, got, 0), np.where(where, want, 0))
+        assert np.isfinite(got).all()
+    # Mass there is an error that shows, watched or not.
+    astray = jnp.array([0.25, 0.25, 0.5])
+    assert total(x, astray) == jsoftmax.checked(total)(x, astray) == np.inf

@@ -1,5 +1,9 @@
-"""Accuracy: half precision within one unit in the last place, float32 within 4 eps of float64."""
+"""Accuracy: half precision within one unit in the last place, float32 within 4 eps of float64.
 
+Its logarithms within one.
+"""
+
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +46,32 @@ def numeric_rows(length: int) -> Row:
     return np.stack([*random, *shifted, *peaks, rows.holes(length)]).astype(np.float32)
 
 
+def few_over_many(length: int) -> Row:
+    """Rows in which many entries weigh less, each, than a sum of the large ones is rounded by."""
+    random = np.random.default_rng(length)
+    made = []
+    for depth, few in itertools.product((15.0, 16.5, 17.0, 18.0), (1, 2, 40)):
+        x = np.full((4, length), -depth)
+        few = min(few, length)
+        x[0, :few] = x[1, -few:] = 0
+        x[2, length // 2 : length // 2 + few] = 0
+        x[3, random.integers(0, length, few)] = -random.uniform(0, 0.7)
+        made.append(x + 1.3)
+    return np.concatenate(made).astype(np.float32)
+
+
+@pytest.mark.parametrize("length", [2, 16, 1024, 1031, 50257, 131072])
+def test_small_entries_count_under_a_few_large_ones(length: int) -> None:
+    """Where a plain sum of the row drops them: `jax.nn.softmax` is 8 eps off and more."""
+    x = few_over_many(length)
+    for function, row in FUNCTIONS.values():
+        exact = reference.over_rows(row, x, 1.0)
+        error = np.abs(np.asarray(jax.jit(function)(x), np.float64) - exact)
+        unit = exact if function is softmax else np.maximum(1, np.abs(exact))
+        most = 2.5 if function is softmax else 1.1
+        assert (error / unit).max() <= most * EPS, f"{(error / unit).max() / EPS:.1f} eps"
+
+
 @every_map
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("length", LENGTHS)
@@ -80,7 +110,7 @@ def test_no_probability_is_lost_that_is_a_float(largest: float) -> None:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_float32_log_softmax_and_logsumexp_within_4_eps(length: int) -> None:
+def test_float32_log_softmax_and_logsumexp_within_an_eps(length: int) -> None:
     x = numeric_rows(length)
     for function, row in list(FUNCTIONS.values())[1:]:
         exact = reference.over_rows(row, x, 1.0)
@@ -88,7 +118,7 @@ def test_float32_log_softmax_and_logsumexp_within_4_eps(length: int) -> None:
         got = np.asarray(jax.jit(function)(x), np.float64)
         np.testing.assert_array_equal(got[~finite], exact[~finite])
         error = np.abs(got[finite] - exact[finite]) / np.maximum(1, np.abs(exact[finite]))
-        assert error.max() <= 4 * EPS, f"{error.max() / EPS:.1f} eps"
+        assert error.max() <= EPS, f"{error.max() / EPS:.1f} eps"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -146,9 +176,20 @@ def test_real_logits() -> None:
             assert np.where(np.abs(exact) < 2 * TINY, 0, apart).max() <= 1
 
 
-MOST = {"bfloat16": (0.51, 0.51), "float32": (10.0, 60.0)}
-"""The errors of maps and losses, in the units of docs/numerics.md; those of entmax, which loses
-digits where many entries share the mass."""
+MOST = {
+    "bfloat16": {"": 0.51},
+    "float32": {
+        "softmax": 3.0,
+        "log_softmax": 1.0,
+        "logsumexp": 1.0,
+        "entropy": 2.0,
+        "cross_entropy": 1.1,
+        "sparsemax": 3.0,
+        "entmax, alpha 1.5": 5.0,
+        "entmax, alpha 1.3": 10.0,
+    },
+}
+"""The errors of maps and losses, in the units of docs/numerics.md."""
 
 
 @pytest.mark.slow
@@ -164,7 +205,7 @@ def test_table_of_errors(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ours) == len(numerics.jobs())
     for job, largest in ours.items():
         if "gradient" not in job:
-            most = MOST[dtype]["entmax" in job]
+            most = MOST[dtype].get(job, MOST[dtype].get("", 0))
             assert largest <= most, f"{job}: {largest:.2f}"
     # A peer that is known to round more: the measure sees it.
     peer = found["softmax", dtype, "jax"].largest
