@@ -53,14 +53,13 @@ def sum_in_order(x: Array, axis: int) -> tuple[Array, Array]:
 
 
 def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
-    """1 / (x + lack), and what that lacks."""
+    """1 / (x + lack), and what that lacks, where the latter is no denormal: for x up to 1e30."""
     inverse = 1 / x
-    # 1 - x * inverse, of which a float holds all digits.
+    # 1 - x * inverse from products of halves, which are exact.
     x_high, x_low = _halves(x)
     high, low = _halves(inverse)
-    product = x * inverse
-    rest = ((x_high * high - product) + x_high * low + x_low * high) + x_low * low
-    return inverse, ((1 - product) - rest - lack * inverse) * inverse
+    rest = (((1 - x_high * high) - x_high * low) - x_low * high) - x_low * low
+    return inverse, (rest - lack * inverse) * inverse
 
 
 def log_exactly(x: Array, lack: Array) -> tuple[Array, Array]:
@@ -84,8 +83,9 @@ def _rest_of_log_2(log_2: float) -> float:
 
 
 def _halves(x: Array) -> tuple[Array, Array]:
-    """Two floats of half the digits each, whose sum is x."""
+    """Two floats of half the digits each, whose sum is x. By its bits: no compiler rounds them."""
     digits = np.finfo(x.dtype).nmant + 1
-    scaled = x * (2.0 ** ((digits + 1) // 2) + 1)
-    high = scaled - (scaled - x)
+    bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
+    short = bits >> (digits // 2) << (digits // 2)
+    high = lax.bitcast_convert_type(short, x.dtype)
     return high, x - high

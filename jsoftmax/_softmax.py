@@ -27,7 +27,7 @@ from jsoftmax._typing import Along, Axis, AxisName, Setting
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
 
-_MODERATE = (-0.5, 64.0)
+_MODERATE = (-0.5, 56.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
@@ -345,7 +345,7 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
         mass = jnp.exp(x)
         total, lack = row_exact_sum(mass, along)
         # A larger total leaves no room for the digits of its reciprocal.
-        most = float(jnp.finfo(total.dtype).max) / 2**15
+        most = float(jnp.finfo(total.dtype).max) / 2**30
         again = ~((total > math.exp(_MODERATE[0])) & (total < most)) & ~jnp.isnan(total)
         p = _quotient(mass, total, lack, ~again).astype(logits.dtype)
         return where_needed(again, shifted, x, p)
@@ -376,7 +376,9 @@ def _quotient(mass: Array, total: Array, lack: Array, defined: Array) -> Array:
     """The masses by (total + lack), 0 in the other rows: by a product that is rounded once."""
     factors = reciprocal(jnp.where(defined, total, 1), jnp.where(defined, lack, 0))
     inverse, rest = (jnp.where(defined, factor, 0) for factor in factors)
-    return mass * inverse + mass * rest
+    # A row of one entry has one, also where no compiler contracts the product and the sum.
+    all_of_it = jnp.where(defined & (lack == 0), total, jnp.inf)
+    return jnp.where(mass == all_of_it, 1, mass * inverse + mass * rest)
 
 
 @partial(_softmax.defjvp, symbolic_zeros=True)

@@ -94,6 +94,10 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "contracts::test_debug_nans",
             "linear::TestEdges::test_nan_stays_in_its_row",
         ),
+        "there is no program to count the traces of, or to measure": (
+            "contracts::test_settings_never_retrace",
+            "linear::TestMemory::test_a_tenth_of_the_plain_computation",
+        ),
         "shard_map operation by operation, on every device, takes minutes": ALL_SHARDS,
     },
     "no-transfers": {
