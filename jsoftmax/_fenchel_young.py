@@ -133,6 +133,7 @@ def _loss(
         own = y * (deformed_log(log_positive(y), order - 1) - 1)
         cost = jnp.where(y == 0, 0, y * (z - normalizer))
         loss = row_sum(jnp.maximum((own + power) / order - cost, 0), along)
+        loss = jnp.where(row_max(y, along) < jnp.inf, loss, jnp.nan)
     else:
         loss = _loss_of_label(p, target, z, normalizer, order, along)
     return jnp.where(peak == -jnp.inf, 0, loss)

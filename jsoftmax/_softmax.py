@@ -27,7 +27,7 @@ from jsoftmax._typing import Along, Axis, AxisName, Setting
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
 
-_MODERATE = (-0.5, 56.0)
+_MODERATE = (-0.5, 70.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
@@ -344,8 +344,8 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
         """Where exp(x) and its sum are floats, the pass that finds the largest entry is spared."""
         mass = jnp.exp(x)
         total, lack = row_exact_sum(mass, along)
-        # A larger total leaves no room for the digits of its reciprocal.
-        most = float(jnp.finfo(total.dtype).max) / 2**30
+        # The reciprocal of a larger total would be a denormal, and count as zero.
+        most = float(jnp.finfo(total.dtype).max) / 16
         again = ~((total > math.exp(_MODERATE[0])) & (total < most)) & ~jnp.isnan(total)
         p = _quotient(mass, total, lack, ~again).astype(logits.dtype)
         return where_needed(again, shifted, x, p)

@@ -48,7 +48,8 @@ def test_logits_of_the_wrong_type(entry: Entry) -> None:
 @every_function
 def test_logits_without_an_axis(entry: Entry) -> None:
     for bad in (1.5, np.float32(2), jnp.float32(3)):
-        expect(ValueError, lambda bad=bad: entry(bad, **entry.setting()), entry.name, "logits")
+        argument = entry.data[0]
+        expect(ValueError, lambda bad=bad: entry(bad, **entry.setting()), entry.name, argument)
 
 
 @every_function
