@@ -54,7 +54,7 @@ def test_truncation() -> None:
 
 def test_accuracy() -> None:
     test_numerics.test_float32_softmax_within_4_eps(4096)
-    test_numerics.test_float32_log_softmax_and_logsumexp_within_4_eps(4096)
+    test_numerics.test_float32_log_softmax_and_logsumexp_within_an_eps(4096)
 
 
 def test_draws(key: jax.Array) -> None:
