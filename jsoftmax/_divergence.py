@@ -22,6 +22,9 @@ from jsoftmax._softmax import (
 )
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
+_LONG = 2**18
+"""Entries of a row whose plain sum would be some eps off; a product is slow to sum by pieces."""
+
 
 def entropy(
     logits: ArrayLike,
@@ -78,7 +81,7 @@ def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
     _, log_total = normalizer(logits, temperature, along)
     peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
-    below, lack = row_exact_sum(jnp.exp(z) * _if_present(z, -z), along, least=2**18)
+    below, lack = row_exact_sum(jnp.exp(z) * _if_present(z, -z), along, least=_LONG)
     return log_total + (below + lack) * jnp.exp(-log_total)
 
 

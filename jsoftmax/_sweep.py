@@ -108,7 +108,8 @@ def mass(x: Array, scale: Callable[[Array], Array], axis: int) -> tuple[tuple[Ar
 
     def plain(x: Array) -> tuple[tuple[Array, Array], Array]:
         z = scale(x)
-        others, lack = exact_sum(beyond_one(z), axis)
+        # Never by pieces: where those are worth it, this is for other targets.
+        others, lack = exact_sum(beyond_one(z), axis, least=z.shape[axis] + 1)
         total, rest = add_exactly(count(z, axis), others)
         return (total, rest + lack), others + lack
 

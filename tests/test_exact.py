@@ -21,6 +21,15 @@ def two(parts: tuple[jax.Array, jax.Array]) -> np.ndarray:
     return first + lack
 
 
+def wider(dtype: type) -> type:
+    """A float with more digits, for reference."""
+    if dtype == np.float32:
+        return np.float64
+    if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
+        pytest.skip("no long double on this machine to compare float64 with")
+    return np.longdouble
+
+
 def masses(length: int) -> np.ndarray:
     """Weights as a softmax sums them: alike, of all sizes, and a few over a flat rest."""
     alike = np.full(length, np.exp(-17.0))
@@ -69,9 +78,7 @@ def test_a_short_sum_is_the_same_along_any_axis(axis: int) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_a_reciprocal_has_twice_the_digits(scale: float, dtype: type) -> None:
-    if dtype == np.float64 and np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
-        pytest.skip("no long double on this machine to compare float64 with")
-    wide = np.float64 if dtype == np.float32 else np.longdouble
+    wide = wider(dtype)
     random = np.random.default_rng(0)
     eps = np.finfo(dtype).eps
     with jax.enable_x64(dtype == np.float64):
@@ -85,9 +92,7 @@ def test_a_reciprocal_has_twice_the_digits(scale: float, dtype: type) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_logarithm_has_more_digits(dtype: type) -> None:
     """Half an eps of log 1.4 at most, however large the logarithm is."""
-    if dtype == np.float64 and np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
-        pytest.skip("no long double on this machine to compare float64 with")
-    wide = np.float64 if dtype == np.float32 else np.longdouble
+    wide = wider(dtype)
     random = np.random.default_rng(1)
     eps = np.finfo(dtype).eps
     with jax.enable_x64(dtype == np.float64):
