@@ -87,33 +87,34 @@ def pick(bits: Array, weight: Array, along: Along) -> Array:
     size = row_size(weight, along)
     low_bits = 31 - size.bit_length()
 
-    def split(value: Array) -> tuple[Array, Array]:
+    def split(value: Array) -> Array:
         high = jnp.floor(value)
         low = jnp.floor((value - high) * 2.0**low_bits)
-        return high.astype(jnp.int32), low.astype(jnp.int32)
+        return jnp.stack([high, low]).astype(jnp.int32)
 
-    def carry(high: Array, low: Array) -> tuple[Array, Array]:
-        return high + (low >> low_bits), low & ((1 << low_bits) - 1)
+    def carry(words: Array) -> Array:
+        high, low = words
+        return jnp.stack([high + (low >> low_bits), low & ((1 << low_bits) - 1)])
 
     # A sum of floats depends on their order, and so on the shards: this is one of whole numbers.
     most = row_max(weight, along)
     share = weight / jnp.where(most > 0, most, 1)
     whole = (share * 2.0 ** (low_bits - 1)).astype(jnp.int32)
-    total = row_sum(whole, along).astype(weight.dtype) * 2.0 ** (1 - low_bits)
-    high, low = split(share / jnp.where(total == 0, 1, total) * 2.0**_HIGH_BITS)
-    total_high, total_low = carry(row_sum(high, along), row_sum(low, along))
+    shares = row_sum(whole, along).astype(weight.dtype) * 2.0 ** (1 - low_bits)
+    # Both words in one array: fewer kernels, and for a few rows those are what takes the time.
+    words = split(share / jnp.where(shares == 0, 1, shares) * 2.0**_HIGH_BITS)
+    (high, low), (total_high, total_low) = map(carry, row_cumsum(words, along.last))
 
     # The target is uniform below the total: u * 2 ** 30 for the wide uniform u, plus u * (total - 2
     # ** 30).
-    u_high = (bits[0] >> (32 - _HIGH_BITS)).astype(jnp.int32)
-    u_low = (bits[1] >> (32 - low_bits)).astype(jnp.int32)
+    taken = jnp.array([32 - _HIGH_BITS, 32 - low_bits], bits.dtype)
+    u = (bits >> taken.reshape(2, *[1] * weight.ndim)).astype(jnp.int32)
     excess = (total_high - (1 << _HIGH_BITS)).astype(weight.dtype)
     excess = excess + total_low.astype(weight.dtype) * 2.0**-low_bits
-    more_high, more_low = split(u_high.astype(weight.dtype) * 2.0**-_HIGH_BITS * excess)
-    target_high, target_low = carry(u_high + more_high, u_low + more_low)
+    more = split(u[0].astype(weight.dtype) * 2.0**-_HIGH_BITS * excess)
+    target_high, target_low = carry(u + more)
 
     # The first place whose prefix sum is above the target, or complete.
-    high, low = carry(row_cumsum(high, along), row_cumsum(low, along))
     passed = (high > target_high) | ((high == target_high) & (low > target_low))
     complete = (high == total_high) & (low == total_low)
     return row_sum(~(passed | complete), along)

@@ -97,8 +97,7 @@ def select_top_k(row: Row, k: Array) -> tuple[Selection, Window | None, Array]:
     searched = row.select(ones, target, everything, row.floor, on & ~complete)
     if window is None:
         return searched, window, complete
-    above = jnp.sum(window.x > least, axis=-1, keepdims=True, dtype=target.dtype)
-    known = Selection(jnp.maximum(row.floor, step_down(least)), least, target - above)
+    known = Selection(jnp.maximum(row.floor, step_down(least)), least, target)
     selected = [jnp.where(complete, a, b) for a, b in zip(known, searched, strict=True)]
     return Selection(*selected), window, complete
 

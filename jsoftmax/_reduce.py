@@ -174,20 +174,23 @@ def _varying(x: Array) -> frozenset[Hashable]:
     return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
-def row_cumsum(x: Array, along: Along) -> Array:
-    """Inclusive prefix sum along the whole row, which lies along the last axis.
+def row_cumsum(x: Array, along: Along) -> tuple[Array, Array]:
+    """Inclusive prefix sums along the whole row, which lies along the last axis, and its sum.
 
     The shards' totals are placed in a vector of one slot a shard and summed over the mesh, which
     every shard then holds alike: an all-reduce of O(batch x shards).
     """
     local = jnp.cumsum(x, axis=-1, dtype=x.dtype)
     if not along.axis_name:
-        return local
+        return local, local[..., -1:]
     total = jnp.sum(x, axis=-1, keepdims=True, dtype=x.dtype)
     # From zeros like x: on an Explicit mesh the batch then lies as that of x.
     shape = (*x.shape[:-1], shard_count(along))
     slots = jnp.zeros_like(total, jnp.int32) + lax.broadcasted_iota(jnp.int32, shape, x.ndim - 1)
     here, nothing = shard_index(along), jnp.zeros_like(total)
     everyone = lax.psum(jnp.where(slots == here, total, nothing), along.axis_name)
-    before = jnp.where(slots < here, everyone, nothing)
-    return local + jnp.sum(before, axis=-1, keepdims=True, dtype=x.dtype)
+
+    def sum_of(slots: Array) -> Array:
+        return jnp.sum(slots, axis=-1, keepdims=True, dtype=x.dtype)
+
+    return local + sum_of(jnp.where(slots < here, everyone, nothing)), sum_of(everyone)

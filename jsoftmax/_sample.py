@@ -255,11 +255,9 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
     the distribution over the nucleus exactly. No round looks for the cut, and few rows need two.
     """
     limit = kept.limit
-    candidates = 1 if limit is None else 2
 
-    def uniform_bits(rounds: Array | int) -> Array:
-        shape = (candidates, 6, *row.peak.shape)
-        bits = jax.random.bits(jax.random.fold_in(key, rounds), shape, jnp.uint32)
+    def uniform_bits(key: Array, *draws: int) -> Array:
+        bits = jax.random.bits(key, (*draws, 6, *row.peak.shape), jnp.uint32)
         if settings.temperature is None:
             return bits
         # All zero draws the first of the largest entries: greedy decoding.
@@ -269,7 +267,7 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
     if limit is None:
 
         def once(x: Array) -> Array:
-            return draw(uniform_bits(0)[0], row.at(x), kept.floor, blocks)
+            return draw(uniform_bits(key), row.at(x), kept.floor, blocks)
 
         # A loop of one round: a TPU's compiler lays the logits out anew for a draw outside of one.
         drawable = ~row.invalid & (row.peak > -jnp.inf)
@@ -278,9 +276,9 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
     def again(state: Draw) -> Draw:
         # Tied to the round: no compiler takes the weights out of the loop, to be stored.
         tied = row.at(lax.optimization_barrier((row.x, state.rounds))[0])
-        bits = uniform_bits(state.rounds)
-        tokens = [draw(bits[i], tied, state.pivot, state.blocks) for i in range(candidates)]
-        entries = [entry_at(tied.x, token, row.along) for token in tokens]
+        bits = uniform_bits(jax.random.fold_in(key, state.rounds), 2)
+        tokens = jax.vmap(lambda bits: draw(bits, tied, state.pivot, state.blocks))(bits)
+        entries = jax.vmap(lambda token: entry_at(tied.x, token, row.along))(tokens)
         # Tied to each other: a GPU's compiler then weighs both in one pass.
         entries = lax.optimization_barrier(entries)
         refused = [mass >= limit for mass in tied.masses_above(entries)]

@@ -56,8 +56,8 @@ class Selection(NamedTuple):
     """The entries with scores above it are selected."""
     cut: Array
     """The least score selected; -inf in a row where no target was to be reached, or could be."""
-    missing: Array
-    """What the target is beyond the weight of the entries with scores above the cut."""
+    target: Array
+    """What the weight was to reach."""
 
 
 class Weights(NamedTuple):
@@ -140,8 +140,15 @@ def select(
         # No entry lies between `under` and the highest below it, nor between `over` and the lowest
         # above it.
         under = jnp.minimum(under, highest)
-        over = jnp.maximum(over, step_down(lowest))
-        last = (under == highest) & (mass_under + weights.at(under) >= target + slack * target)
+        below_lowest = step_down(lowest)
+        over = jnp.maximum(over, below_lowest)
+        # The highest is the cut if its own weight reaches the target: for certain, so that no draw
+        # falls below it. The lowest is, if without its weight the target is not reached.
+        reached = mass_under + weights.at(under) >= target + slack * target
+        at_highest = (under == highest) & reached
+        at_lowest = (over == below_lowest) & (mass_over - weights.at(lowest) < target)
+        under = jnp.where(at_lowest, lowest, under)
+        last = at_highest | at_lowest
         unfinished = search.unfinished & ~last & (over < step_down(under))
         found = _Search(search.sweeps, unfinished, over, under, mass_over, mass_under)
         kept = [
@@ -166,7 +173,7 @@ def select(
     return Selection(
         jnp.where(reachable, jnp.maximum(floor, step_down(search.under)), floor),
         jnp.where(reachable, search.under, -jnp.inf),
-        target - search.mass_under,
+        target,
     )
 
 
@@ -219,7 +226,7 @@ def keep_first(
     weights: Callable[[Array], Array],
     along: Along,
 ) -> Array:
-    """Of the entries that tie at the cut, keep the fewest whose weight reaches what is missing.
+    """Of the entries that tie at the cut, keep the fewest whose weight reaches the target.
 
     Those of lowest index. Where no row has a tie there, nothing is done.
 
@@ -233,11 +240,13 @@ def keep_first(
     """
 
     def first(x: Array) -> Array:
-        tied = score(x) == selection.cut
-        entries = weights(x)
-        weight = jnp.where(tied, entries, jnp.zeros((), entries.dtype))
-        before = row_cumsum(weight, along) - weight
-        return mask & (~tied | (before < selection.missing) | (before == 0))
+        scores, entries = score(x), weights(x)
+        nothing = jnp.zeros((), entries.dtype)
+        (above,) = row_sweep(along, sums=[jnp.where(scores > selection.cut, entries, nothing)])
+        tied = scores == selection.cut
+        weight = jnp.where(tied, entries, nothing)
+        before = row_cumsum(weight, along)[0] - weight
+        return mask & (~tied | (above + before < selection.target) | (before == 0))
 
     ties = row_sum(score(x) == selection.cut, along)
     return where_needed((ties > 1) & (selection.cut > -jnp.inf), first, x, mask)

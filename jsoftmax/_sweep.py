@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._blocks import Blocks, block_at, block_max, blocks_of, window_sum
+from jsoftmax._blocks import Blocks, block_at, blocks_of, window_sum
 from jsoftmax._exact import add_exactly, sum_exactly, sum_in_order
 
 _PARTS = 8
@@ -36,15 +36,15 @@ def largest(x: Array, axis: int) -> Array:
         bounded = jnp.where(jnp.isnan(x), jnp.inf, x)
         return jnp.max(bounded, axis=axis, keepdims=True, initial=-jnp.inf)
 
-    def by_blocks(x: Array) -> Array:
-        most = jnp.max(block_max(x, blocks_of(x.shape[-1]).length), axis=-1, keepdims=True)
-        # That maximum overlooks NaN, which no sum does. The factor keeps it from overflowing.
-        sound = jnp.sum(x * 2.0**-60, axis=axis, keepdims=True) < jnp.inf
-        return jnp.where(sound, most, jnp.inf)
+    def with_nan(x: Array) -> Array:
+        # The maximum overlooks NaN here. XLA would store the bounded logits for it.
+        unsound = jnp.where(jnp.isnan(x), jnp.inf, -jnp.inf)
+        most, unsound = sweep((), (x, unsound), (), axis)
+        return jnp.where(unsound == jnp.inf, unsound, most)
 
     if not _is_long(x, axis):
         return plain(x)
-    return lax.platform_dependent(x, cpu=by_blocks, default=plain)
+    return lax.platform_dependent(x, cpu=with_nan, default=plain)
 
 
 def exact_sum(x: Array, axis: int, least: int = SHORT) -> tuple[Array, Array]:
@@ -214,9 +214,16 @@ def _rounded_once(x: Array) -> Array:
 _SUM = _Kind(0, lax.add, lambda x, axis: jnp.sum(x, axis=axis, keepdims=True, dtype=x.dtype))
 _EXACT_SUM = _SUM._replace(last=_rounded_once)
 _MAX = _Kind(
-    -np.inf, lax.max, lambda x, axis: jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf)
+    -np.inf,
+    # An instruction each, where those that propagate NaN take several.
+    lambda a, b: lax.select(a > b, a, b),
+    lambda x, axis: jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf),
 )
-_MIN = _Kind(np.inf, lax.min, lambda x, axis: jnp.min(x, axis=axis, keepdims=True, initial=jnp.inf))
+_MIN = _Kind(
+    np.inf,
+    lambda a, b: lax.select(a < b, a, b),
+    lambda x, axis: jnp.min(x, axis=axis, keepdims=True, initial=jnp.inf),
+)
 
 
 def _is_long(x: Array, axis: int) -> bool:

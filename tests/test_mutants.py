@@ -270,9 +270,11 @@ def test_prefix_sums_over_shards_at_any_rank(shape: tuple[int, ...]) -> None:
         lambda x: row_cumsum(x, Along(len(shape) - 1, ("vocab",))),
         mesh=mesh,
         in_specs=rows,
-        out_specs=rows,
+        out_specs=(rows, P()),
     )
-    np.testing.assert_array_equal(jax.jit(summed)(x), np.cumsum(x, -1))
+    prefix, total = jax.jit(summed)(x)
+    np.testing.assert_array_equal(prefix, np.cumsum(x, -1))
+    np.testing.assert_array_equal(total, x.sum(-1, keepdims=True))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
