@@ -4,8 +4,10 @@ A block is known by its largest logit m, s = sum exp(x - m) and sum exp(x - m) v
 into one of the same kind; m is a constant of the derivative, since no result depends on it.
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -90,13 +92,7 @@ class OnlineSoftmax(NamedTuple):
                 "OnlineSoftmax: values must have shape [..., K, F] for logits [..., K], and batch "
                 f"axes that broadcast with theirs, got {v.shape} for {x.shape}"
             )
-        dtype = common_dtype(x, v)
-        wide = compute_dtype(dtype)
-        peak = row_max(x.astype(wide), rows.along)
-        mass = jnp.exp(shift(x, None, peak))
-        total = row_sum(mass, rows.along)
-        weighted = jnp.matmul(mass.astype(dtype), v.astype(dtype), preferred_element_type=wide)
-        return cls(peak, total, weighted)
+        return cls(*_of(x, v, rows.along))
 
     def update(
         self, logits: ArrayLike, values: ArrayLike, *, where: ArrayLike | None = None
@@ -106,32 +102,58 @@ class OnlineSoftmax(NamedTuple):
 
     def merge(self, other: "OnlineSoftmax") -> "OnlineSoftmax":
         """The state of the entries of both."""
-        peak = lax.stop_gradient(jnp.maximum(self.peak, other.peak))
-        one, two = self._at(peak), other._at(peak)
-        return OnlineSoftmax(peak, one.total + two.total, one.values + two.values)
+        return _merge(self, other)
 
     def across(self, axis_name: AxisName) -> "OnlineSoftmax":
         """The state of the entries of all shards, inside ``jax.shard_map``: an all-reduce of it."""
         names = check_axis_name("OnlineSoftmax.across", axis_name)
         along = Along(self.peak.ndim - 1, names)
         peak = row_max(self.peak, along)
-        scaled = self._at(peak)
+        scaled = _at(self, peak)
         return OnlineSoftmax(peak, shard_sum(scaled.total, along), shard_sum(scaled.values, along))
 
     def finish(self) -> Array:
         """The weighted mean, [..., F]: 0 where nothing was allowed."""
-        return self.values / jnp.where(self.total == 0, 1, self.total)
+        return _finish(self)
 
     def logsumexp(self) -> Array:
         """Logarithm of the sum of exp(logit), [...]: -inf where nothing was allowed."""
-        nothing = self.total == 0
-        log_total = jnp.log(jnp.where(nothing, 1, self.total))
-        return jnp.where(nothing, -jnp.inf, self.peak + log_total)[..., 0]
+        return _logsumexp(self)
 
-    def _at(self, peak: Array) -> "OnlineSoftmax":
-        """The same state with its sums relative to another peak."""
-        scale = jnp.exp(shift(lax.stop_gradient(self.peak), None, peak))
-        return OnlineSoftmax(peak, scale * self.total, scale * self.values)
+
+@partial(jax.jit, static_argnums=2)
+def _of(x: Array, v: Array, along: Along) -> tuple[Array, Array, Array]:
+    dtype = common_dtype(x, v)
+    wide = compute_dtype(dtype)
+    peak = row_max(x.astype(wide), along)
+    mass = jnp.exp(shift(x, None, peak))
+    weighted = jnp.matmul(mass.astype(dtype), v.astype(dtype), preferred_element_type=wide)
+    return peak, row_sum(mass, along), weighted
+
+
+@jax.jit
+def _merge(one: OnlineSoftmax, two: OnlineSoftmax) -> OnlineSoftmax:
+    peak = lax.stop_gradient(jnp.maximum(one.peak, two.peak))
+    one, two = _at(one, peak), _at(two, peak)
+    return OnlineSoftmax(peak, one.total + two.total, one.values + two.values)
+
+
+@jax.jit
+def _finish(state: OnlineSoftmax) -> Array:
+    return state.values / jnp.where(state.total == 0, 1, state.total)
+
+
+@jax.jit
+def _logsumexp(state: OnlineSoftmax) -> Array:
+    nothing = state.total == 0
+    log_total = jnp.log(jnp.where(nothing, 1, state.total))
+    return jnp.where(nothing, -jnp.inf, state.peak + log_total)[..., 0]
+
+
+def _at(state: OnlineSoftmax, peak: Array) -> OnlineSoftmax:
+    """The same state with its sums relative to another peak."""
+    scale = jnp.exp(shift(lax.stop_gradient(state.peak), None, peak))
+    return OnlineSoftmax(peak, scale * state.total, scale * state.values)
 
 
 def _broadcast(*shapes: tuple[int, ...]) -> bool:

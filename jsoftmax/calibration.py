@@ -22,6 +22,7 @@ from jsoftmax._checks import (
     check_rows,
     check_setting,
     check_temperature,
+    compute_dtype,
 )
 from jsoftmax._fit import fit, telling
 from jsoftmax._losses import hits
@@ -192,15 +193,7 @@ def reliability_curve(
     """
     function = "calibration.reliability_curve"
     examples = _examples(function, logits, labels, where, weights, temperature)
-    binned = _binned(function, examples, bins, binning)
-    filled = binned.weight > 0
-    mass = jnp.where(filled, binned.weight, 1)
-    total = jnp.sum(binned.weight)
-    confidence = jnp.where(filled, binned.confidence / mass, jnp.nan)
-    accuracy = jnp.where(filled, binned.right / mass, jnp.nan)
-    weight = binned.weight / jnp.where(total > 0, total, 1)
-    fields = (jnp.where(examples.valid, x, jnp.nan) for x in (confidence, accuracy, weight))
-    return ReliabilityCurve(binned.edges, *fields)
+    return _reliability_curve(examples, *_check_bins(function, bins, binning))
 
 
 def expected_calibration_error(
@@ -256,8 +249,7 @@ def expected_calibration_error(
     """
     function = "calibration.expected_calibration_error"
     examples = _examples(function, logits, labels, where, weights, temperature)
-    binned = _binned(function, examples, bins, binning)
-    return _mean(examples, jnp.sum(jnp.abs(binned.excess)))
+    return _expected_error(examples, *_check_bins(function, bins, binning))
 
 
 def maximum_calibration_error(
@@ -312,11 +304,7 @@ def maximum_calibration_error(
     """
     function = "calibration.maximum_calibration_error"
     examples = _examples(function, logits, labels, where, weights, temperature)
-    binned = _binned(function, examples, bins, binning)
-    filled = binned.weight > 0
-    errors = jnp.where(filled, jnp.abs(binned.excess) / jnp.where(filled, binned.weight, 1), 0)
-    known = examples.valid & jnp.any(filled)
-    return jnp.where(known, jnp.max(errors), jnp.nan)
+    return _maximum_error(examples, *_check_bins(function, bins, binning))
 
 
 def brier_score(
@@ -396,12 +384,12 @@ def _examples(
     # What an example of weight 0 holds is not looked at.
     with unwatched():
         rows = check_rows(function, logits, -1, where, None)
-    shape, dtype = rows.logits.shape, rows.compute_dtype
+    shape = rows.logits.shape
     checked = check_temperature(function, temperature, rows)
-    weight, heeded = jnp.ones((), dtype), None
+    weight, heeded = None, None
     if weights is not None:
         weight = check_setting(function, "weights", weights, rows)
-        heeded = jnp.squeeze(weight != 0, -1)
+        heeded = _is_heeded(weight)
     rows = rows._replace(logits=watch_rows(function, "logits", rows.logits, rows.along, heeded))
     ignoring = _ignoring(where, weights, shape[:-1])
     label = check_labels(function, labels, rows, shape[-1], ignoring, heeded=heeded)
@@ -409,8 +397,17 @@ def _examples(
 
 
 @jax.jit
-def _pool(logits: Array, label: Array, weight: Array, temperature: Array | None) -> _Examples:
+def _is_heeded(weight: Array) -> Array:
+    return jnp.squeeze(weight != 0, -1)
+
+
+@jax.jit
+def _pool(
+    logits: Array, label: Array, weight: Array | None, temperature: Array | None
+) -> _Examples:
     """One row for each example; all but the logits have a last axis of size one or none."""
+    if weight is None:
+        weight = jnp.ones((), compute_dtype(logits.dtype))
     broken = jnp.isnan(row_max(logits, Along(logits.ndim - 1)))
     heeded = (weight != 0) & jnp.any(logits != -jnp.inf, axis=-1, keepdims=True)
     sound = (weight > 0) & (weight < jnp.inf) & (label >= 0) & ~broken
@@ -506,14 +503,40 @@ class _Binned(NamedTuple):
     """Weight of the right predictions less confidence, which keeps its relative accuracy."""
 
 
-def _binned(function: str, examples: _Examples, bins: int, binning: Binning) -> _Binned:
+def _check_bins(function: str, bins: int, binning: Binning) -> tuple[int, Binning]:
     bins = check_count(function, "bins", bins)
     check_choice(function, "binning", binning, ("width", "mass"))
-    return _sums_of_bins(examples, bins, binning)
+    return bins, binning
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _sums_of_bins(examples: _Examples, bins: int, binning: Binning) -> _Binned:
+def _reliability_curve(examples: _Examples, bins: int, binning: Binning) -> ReliabilityCurve:
+    binned = _binned(examples, bins, binning)
+    filled = binned.weight > 0
+    mass = jnp.where(filled, binned.weight, 1)
+    total = jnp.sum(binned.weight)
+    confidence = jnp.where(filled, binned.confidence / mass, jnp.nan)
+    accuracy = jnp.where(filled, binned.right / mass, jnp.nan)
+    weight = binned.weight / jnp.where(total > 0, total, 1)
+    fields = (jnp.where(examples.valid, x, jnp.nan) for x in (confidence, accuracy, weight))
+    return ReliabilityCurve(binned.edges, *fields)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _expected_error(examples: _Examples, bins: int, binning: Binning) -> Array:
+    return _mean(examples, jnp.sum(jnp.abs(_binned(examples, bins, binning).excess)))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _maximum_error(examples: _Examples, bins: int, binning: Binning) -> Array:
+    binned = _binned(examples, bins, binning)
+    filled = binned.weight > 0
+    errors = jnp.where(filled, jnp.abs(binned.excess) / jnp.where(filled, binned.weight, 1), 0)
+    known = examples.valid & jnp.any(filled)
+    return jnp.where(known, jnp.max(errors), jnp.nan)
+
+
+def _binned(examples: _Examples, bins: int, binning: Binning) -> _Binned:
     predicted = _predicted(examples.logits)
     p, hit = _probabilities(examples, predicted)
     confidence = jnp.sum(jnp.where(hit, p, 0), axis=1)

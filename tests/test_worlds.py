@@ -1,10 +1,12 @@
 """What is declared to be impossible in a world is a test that exists, and a fact of jax is one."""
 
 import ast
+import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jsoftmax
+from jsoftmax import calibration
 from tests import worlds
 from tests.registry import FUNCTIONS, Entry
 
@@ -69,6 +72,34 @@ def test_nothing_is_brought_to_the_device(entry: Entry) -> None:
             entry.function(*keyed, *placed[0])
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
             entry.function(*keyed, *data, **settings)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [getattr(calibration, f) for f in calibration.__all__ if f[0].islower()],
+    ids=lambda f: f.__name__,
+)
+def test_calibration_brings_nothing_to_the_device(function: Callable[..., Any]) -> None:
+    x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    data = jax.device_put((x, np.zeros(9, np.int32)))
+    more = jax.device_put({"where": x > -1, "weights": np.arange(9, dtype=np.float32)})
+    if "temperature" in inspect.signature(function).parameters:
+        more["temperature"] = jax.device_put(np.float32(0.7))
+    with jax.transfer_guard("disallow"):
+        function(*data)
+        function(*data, **more)
+
+
+def test_online_softmax_brings_nothing_to_the_device() -> None:
+    x, v, where = jax.device_put((np.eye(4, dtype=np.float32),) * 2 + (np.eye(4) < 1,))
+    with jax.transfer_guard("disallow"):
+        state = jsoftmax.OnlineSoftmax.of(x, v).update(x, v, where=where)
+        got = state.finish(), state.logsumexp()
+    want = jsoftmax.logsumexp(
+        jnp.concatenate([x, x], -1), where=jnp.concatenate([x < 2, where], -1)
+    )
+    np.testing.assert_allclose(got[1], want, rtol=1e-6)
+    assert got[0].shape == (4, 4)
 
 
 def test_a_label_out_of_range_in_a_row_where_nothing_is_allowed_meets_no_nan() -> None:
