@@ -278,11 +278,11 @@ class TestGenerate:
         assert [line for line in err.splitlines() if line in labels] == labels
 
     def test_explain_draws_bars(self, run) -> None:
-        status, out, _ = run(FRANCE, "--explain", "--max-tokens", "4", "--temperature", "0.1")
+        status, out, _ = run(FRANCE, "--explain", "--max-tokens", "4", "--temperature", "0.5")
         assert status == 0
         assert out.count("at temperature") == 4
         assert out.count("drawn") == 4
-        for shown in ("step 4", "' France'", "█", "kept", "cut", "entropy", "of 49152"):
+        for shown in ("step 4", "'The'", "█", "kept", "cut", "entropy", "of 49152"):
             assert shown in out
 
     @pytest.mark.parametrize("prompt", ["", "¿Dónde está 東京? 🙂"])
