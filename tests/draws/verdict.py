@@ -1,5 +1,6 @@
 """What counts say of a sampler: many tests, and one stated rate of false alarms for all of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,34 +121,32 @@ def least_bias(p: float, draws: int, level: float, power: float = 0.99, sign: in
     most = 9.0 if sign > 0 else 1.0
     if power_of_an_entry(p, sign * most, draws, level) < power:
         return float("nan")
-    low, high = 0.0, most
-    while high - low > 1e-3 * high:
-        middle = (low + high) / 2
-        found = power_of_an_entry(p, sign * middle, draws, level) >= power
-        low, high = (low, middle) if found else (middle, high)
-    return high
+    return _least(lambda bias: power_of_an_entry(p, sign * bias, draws, level) >= power, most)
 
 
 def least_copies(bins: int, pairs: int, level: float, power: float = 0.99) -> float:
     """The least share of rows that repeat what their partner drew, that the joint table shows."""
     freedom = (bins - 1) ** 2
     limit = stats.chi2.isf(level, freedom)
-    low, high = 0.0, 1.0
-    while high - low > 1e-3 * high:
+
+    def is_found(share: float) -> bool:
         # A repeated draw adds to the diagonal: phi-square is share ** 2 * (bins - 1).
-        middle = (low + high) / 2
-        found = stats.ncx2.sf(limit, freedom, pairs * middle**2 * (bins - 1)) >= power
-        low, high = (low, middle) if found else (middle, high)
-    return high
+        return stats.ncx2.sf(limit, freedom, pairs * share**2 * (bins - 1)) >= power
+
+    return _least(is_found, 1.0)
 
 
 def draws_for_many(entries: int, bias: float, level: float, power: float = 0.99) -> float:
     """The draws in which the chi-square finds that half of the mass is drawn (1 + bias) times as
     often as it should be, and half (1 - bias) times."""
     limit = stats.chi2.isf(level, entries - 1)
-    low, high = 0.0, 1e12
+    return _least(lambda draws: stats.ncx2.sf(limit, entries - 1, draws * bias**2) >= power, 1e12)
+
+
+def _least(is_found: Callable[[float], bool], most: float) -> float:
+    """The least number from 0 to `most` that is found, to a thousandth of it."""
+    low, high = 0.0, most
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        found = stats.ncx2.sf(limit, entries - 1, middle * bias**2) >= power
-        low, high = (low, middle) if found else (middle, high)
+        low, high = (low, middle) if is_found(middle) else (middle, high)
     return high
