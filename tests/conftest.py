@@ -54,8 +54,8 @@ QUICKLY_COMPILED = {
     "test_testing",
     "test_torch",
 }
-# In a run thinned to less than one in 16 all are, but for these, whose tolerances are those of whole
-# optimisation.
+# In a run thinned to less than one in 16 all are, but for these, whose tolerances are those of
+# whole optimisation.
 THIN = 16
 WHOLLY_COMPILED = {"test_fenchel_young", "test_numerics"}
 

@@ -131,7 +131,7 @@ def least_copies(bins: int, pairs: int, level: float, power: float = 0.99) -> fl
 
     def is_found(share: float) -> bool:
         # A repeated draw adds to the diagonal: phi-square is share ** 2 * (bins - 1).
-        return stats.ncx2.sf(limit, freedom, pairs * share**2 * (bins - 1)) >= power
+        return bool(stats.ncx2.sf(limit, freedom, pairs * share**2 * (bins - 1)) >= power)
 
     return _least(is_found, 1.0)
 
@@ -140,7 +140,9 @@ def draws_for_many(entries: int, bias: float, level: float, power: float = 0.99)
     """The draws in which the chi-square finds that half of the mass is drawn (1 + bias) times as
     often as it should be, and half (1 - bias) times."""
     limit = stats.chi2.isf(level, entries - 1)
-    return _least(lambda draws: stats.ncx2.sf(limit, entries - 1, draws * bias**2) >= power, 1e12)
+    return _least(
+        lambda draws: bool(stats.ncx2.sf(limit, entries - 1, draws * bias**2) >= power), 1e12
+    )
 
 
 def _least(is_found: Callable[[float], bool], most: float) -> float:
