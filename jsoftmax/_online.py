@@ -65,8 +65,7 @@ class OnlineSoftmax(NamedTuple):
         Inside ``jax.shard_map`` begin a scan with the state `of` a block instead: a constant is not
         marked as varying over the mesh.
         """
-        peak = jnp.full((*batch, 1), -jnp.inf, dtype)
-        return cls(peak, jnp.zeros((*batch, 1), dtype), jnp.zeros((*batch, features), dtype))
+        return cls(*_empty(tuple(batch), features, np.dtype(dtype)))
 
     @classmethod
     def of(
@@ -119,6 +118,12 @@ class OnlineSoftmax(NamedTuple):
     def logsumexp(self) -> Array:
         """Logarithm of the sum of exp(logit), [...]: -inf where nothing was allowed."""
         return _logsumexp(self)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _empty(batch: tuple[int, ...], features: int, dtype: np.dtype) -> tuple[Array, Array, Array]:
+    peak = jnp.full((*batch, 1), -jnp.inf, dtype)
+    return peak, jnp.zeros((*batch, 1), dtype), jnp.zeros((*batch, features), dtype)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -265,9 +265,11 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
 
     blocks = _blocks_kept(row, settings, kept)
     if limit is None:
+        # Before the loop: a key that is used inside of one counts as used again and again.
+        bits = uniform_bits(key)
 
         def once(x: Array) -> Array:
-            return draw(uniform_bits(key), row.at(x), kept.floor, blocks)
+            return draw(bits, row.at(x), kept.floor, blocks)
 
         # A loop of one round: a TPU's compiler lays the logits out anew for a draw outside of one.
         drawable = ~row.invalid & (row.peak > -jnp.inf)

@@ -147,6 +147,7 @@ def select(
         reached = mass_under + weights.at(under) >= target + slack * target
         at_highest = (under == highest) & reached
         at_lowest = (over == below_lowest) & (mass_over - weights.at(lowest) < target)
+        at_lowest &= lowest < jnp.inf
         under = jnp.where(at_lowest, lowest, under)
         last = at_highest | at_lowest
         unfinished = search.unfinished & ~last & (over < step_down(under))

@@ -37,8 +37,8 @@ def largest(x: Array, axis: int) -> Array:
         return jnp.max(bounded, axis=axis, keepdims=True, initial=-jnp.inf)
 
     def with_nan(x: Array) -> Array:
-        # The maximum overlooks NaN here. XLA would store the bounded logits for it.
-        unsound = jnp.where(jnp.isnan(x), jnp.inf, -jnp.inf)
+        # The maximum may overlook NaN here. XLA would store the bounded logits for it.
+        unsound = jnp.where(jnp.isnan(x), jnp.inf, jnp.asarray(-jnp.inf, x.dtype))
         most, unsound = sweep((), (x, unsound), (), axis)
         return jnp.where(unsound == jnp.inf, unsound, most)
 
@@ -147,7 +147,7 @@ def sweep(
 
     Args:
       sums: numbers of one dtype, elementwise functions of the same operand.
-      maxima: floats free of NaN, likewise.
+      maxima: floats, likewise; NaN may be kept or dropped.
       minima: likewise; on CPUs at most five arrays in all.
       axis: of all of them.
       slabs: how many are added up entry by entry on CPUs; fewer for functions that are more than a

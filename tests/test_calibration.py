@@ -766,3 +766,12 @@ def test_family_of_rows_is_finite() -> None:
     for function in CASES.values():
         got = jax.tree.leaves(function(x, labels))
         assert not any(np.isnan(leaf).all() for leaf in got)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_of_many_classes(dtype: str) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 1032)).astype(np.float32)
+    half, labels = jnp.asarray(x).astype(dtype), np.arange(4)
+    for function in (fit_temperature, expected_calibration_error, brier_score):
+        got, want = function(half, labels), function(half.astype(jnp.float32), labels)
+        np.testing.assert_allclose(got, want, rtol=1e-6)

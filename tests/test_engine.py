@@ -15,6 +15,7 @@ from jsoftmax._sweep import largest, mass, sweep
 from jsoftmax._typing import Along
 from jsoftmax._window import largest as window_of
 from tests import real_logits, rows
+from tests.registry import FUNCTIONS, Entry
 
 LENGTHS = [1, 63, 1023, 1024, 1025, 4097, 9216]
 
@@ -96,6 +97,34 @@ def test_a_draw_from_the_window_is_the_draw_from_the_row() -> None:
     got = jsoftmax.sample(key, x, temperature=0.9, top_k=k)
     want = jsoftmax.sample(key, x, temperature=0.9, where=jsoftmax.top_k_mask(x, k))
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("length", [5, 1032, 1200])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_the_largest_has_the_dtype_of_the_row(dtype: str, length: int) -> None:
+    x = np.arange(3 * length).reshape(3, length) % 5.0
+    x[1, -1], x[2, length // 2] = np.nan, np.inf
+    with jax.enable_x64(True):
+        got = jax.jit(lambda x: largest(x, -1))(jnp.asarray(x, dtype))
+    assert got.dtype == jnp.dtype(dtype)
+    np.testing.assert_array_equal(np.asarray(got, np.float64), [[4], [np.inf], [np.inf]])
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+def test_long_rows_of_every_dtype(entry: Entry, dtype: str, x64: bool) -> None:
+    """Of a length that sweeps cut into parts: traced, not run."""
+    x = jax.ShapeDtypeStruct((2, 1032), jnp.dtype(dtype))
+    keyed = [jax.random.key(0)] * entry.keyed
+    beside = []
+    if entry.beside is not None:
+        beside = [entry.beside(np.zeros((2, 1032), np.float32), -1)]
+        beside = [y if y.dtype.kind == "i" else y.astype(x.dtype) for y in beside]
+    with jax.enable_x64(x64):
+        got = jax.eval_shape(lambda x: entry.function(*keyed, x, *beside, **entry.setting()), x)
+    floats = [y.dtype for y in jax.tree.leaves(got) if jnp.issubdtype(y.dtype, jnp.floating)]
+    assert all(y == x.dtype for y in floats)
 
 
 def sweeps_of(x: np.ndarray, monkeypatch: pytest.MonkeyPatch, **settings: float) -> int:

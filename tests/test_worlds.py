@@ -90,10 +90,24 @@ def test_calibration_brings_nothing_to_the_device(function: Callable[..., Any]) 
         function(*data, **more)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_p": 0.9}, {"top_k": 3, "top_p": 0.9}, {"min_p": 0.1}]
+)
+def test_no_key_is_used_twice(settings: dict[str, float]) -> None:
+    x = jnp.zeros((2, 5))
+    with jax.debug_key_reuse(True):
+        for function in (jsoftmax.sample, jsoftmax.sample_and_log_prob):
+            function(jax.random.key(0), x, **settings)
+            keys = jax.random.split(jax.random.key(1))
+            jax.vmap(lambda key, x, f=function: f(key, x, **settings))(keys, x)
+        jsoftmax.gumbel_softmax(jax.random.key(2), x)
+
+
 def test_online_softmax_brings_nothing_to_the_device() -> None:
     x, v, where = jax.device_put((np.eye(4, dtype=np.float32),) * 2 + (np.eye(4) < 1,))
     with jax.transfer_guard("disallow"):
-        state = jsoftmax.OnlineSoftmax.of(x, v).update(x, v, where=where)
+        state = jsoftmax.OnlineSoftmax.empty((4,), 4).merge(jsoftmax.OnlineSoftmax.of(x, v))
+        state = state.update(x, v, where=where)
         got = state.finish(), state.logsumexp()
     want = jsoftmax.logsumexp(
         jnp.concatenate([x, x], -1), where=jnp.concatenate([x < 2, where], -1)
