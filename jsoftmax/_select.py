@@ -142,12 +142,13 @@ def select(
         under = jnp.minimum(under, highest)
         below_lowest = step_down(lowest)
         over = jnp.maximum(over, below_lowest)
-        # The highest is the cut if its own weight reaches the target: for certain, so that no draw
-        # falls below it. The lowest is, if without its weight the target is not reached.
-        reached = mass_under + weights.at(under) >= target + slack * target
+        # The highest is the cut if its own weight reaches the target, and the lowest if without its
+        # weight the target is not reached: for certain, so that no rounding and no pivot decides.
+        uncertain = slack * target
+        reached = mass_under + weights.at(under) >= target + uncertain
         at_highest = (under == highest) & reached
-        at_lowest = (over == below_lowest) & (mass_over - weights.at(lowest) < target)
-        at_lowest &= lowest < jnp.inf
+        missed = mass_over - weights.at(lowest) < target - uncertain
+        at_lowest = (over == below_lowest) & missed & (lowest < jnp.inf)
         under = jnp.where(at_lowest, lowest, under)
         last = at_highest | at_lowest
         unfinished = search.unfinished & ~last & (over < step_down(under))
