@@ -483,7 +483,7 @@ class TestBrowser:
         page.locator("marimo-number input").press("Tab")
         expect(page.get_by_text("1.2 · flatter")).to_be_visible()
         expect(page.get_by_text("mass of 0.7")).to_be_visible()
-        for piece in (" what", " it", " does"):
+        for piece in (" that", " it", " has"):
             page.get_by_role("button", name="Draw a token").click()
             expect(page.get_by_title("log-probability").last).to_have_text(piece)
         page.mouse.move(0, 0)
