@@ -9,7 +9,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, common_dtype, compute_dtype
-from jsoftmax._reduce import row_exact_sum, row_peak, row_sum
+from jsoftmax._exp import exp
+from jsoftmax._reduce import row_exact_sweep, row_peak, row_sum
 from jsoftmax._softmax import (
     Primals,
     Tangents,
@@ -21,9 +22,6 @@ from jsoftmax._softmax import (
     shift,
 )
 from jsoftmax._typing import Along, Axis, AxisName, Setting
-
-_LONG = 2**18
-"""Entries of a row whose plain sum would be some eps off; a product is slow to sum by pieces."""
 
 
 def entropy(
@@ -81,8 +79,10 @@ def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
     _, log_total = normalizer(logits, temperature, along)
     peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
-    below, lack = row_exact_sum(jnp.exp(z) * _if_present(z, -z), along, least=_LONG)
-    return log_total + (below + lack) * jnp.exp(-log_total)
+    mass = exp(z)
+    sums = row_exact_sweep(along, [mass * _if_present(z, -z), mass], slabs=4)
+    below, total = (a + b for a, b in sums)
+    return log_total + below / jnp.where(total == 0, 1, total)
 
 
 @partial(_entropy.defjvp, symbolic_zeros=True)
@@ -181,7 +181,7 @@ def _kl_divergence(
     q_peak, q_total = normalizer(q_logits, temperature, along)
     z_p = shift(p_logits, temperature, p_peak)
     z_q = shift(q_logits, temperature, q_peak)
-    p, q = jnp.exp(z_p - p_total), jnp.exp(z_q - q_total)
+    p, q = exp(z_p - p_total), exp(z_q - q_total)
     u = _log_ratio(z_p, z_q, q_total - p_total)
     near = jnp.abs(u) < 0.5
     small = jnp.where(near, u, 0)
@@ -231,7 +231,7 @@ def _kl_divergence_jvp(
     ) -> Array:
         of_p, of_q, of_temperature = known
         z_p, z_q = shift(logits[0], temperature, p_peak), shift(logits[1], temperature, q_peak)
-        p, q = jnp.exp(z_p) * jnp.exp(-p_total), jnp.exp(z_q) * jnp.exp(-q_total)
+        p, q = exp(z_p) * jnp.exp(-p_total), exp(z_q) * jnp.exp(-q_total)
         u = _log_ratio(z_p, z_q, q_total - p_total)
         change = jnp.zeros_like(z_p)
         if of_p is not None or of_temperature is not None:

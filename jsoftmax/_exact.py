@@ -5,14 +5,18 @@ contracts a product and a sum to one operation makes none of them less exact.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-_SLABS = 12
-_FEW = 256
-_SMALL = 2048
+Combine: TypeAlias = Callable[[Sequence[Array], Sequence[Array]], tuple[Array, ...]]
+
+_SLABS = 8
+_FEW = 16
+_SMALL = 1024
 
 
 def add_exactly(a: Array, b: Array) -> tuple[Array, Array]:
@@ -22,44 +26,72 @@ def add_exactly(a: Array, b: Array) -> tuple[Array, Array]:
     return total, (a - (total - of_b)) + (b - of_b)
 
 
-def sum_exactly(x: Array) -> tuple[Array, Array]:
-    """Sum along the last axis, kept with size one, and what it lacks.
+def sum_exactly(x: Array, axis: int = -1) -> tuple[Array, Array]:
+    """Sum along an axis, which is kept with size one, and what it lacks."""
+    total, lack = fold((x, jnp.zeros_like(x)), (0.0, 0.0), _sum_of_two, axis % x.ndim)
+    return total, lack
 
-    Slabs of the row are added up entry by entry, which XLA:CPU vectorises, until few numbers are
+
+def _sum_of_two(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, Array]:
+    total, lack = add_exactly(left[0], right[0])
+    return total, left[1] + right[1] + lack
+
+
+def fold(
+    operands: Sequence[Array], identities: Sequence[float], combine: Combine, axis: int
+) -> list[Array]:
+    """Reduce several operands along an axis, which is kept with size one.
+
+    Slabs of the row are combined entry by entry, which XLA:CPU vectorises, until few numbers are
     left.
     """
-    lack = jnp.zeros_like(x[..., :1])
-    while x.shape[-1] > _FEW and x.size > _SMALL:
-        whole = x.shape[-1] - x.shape[-1] % _SLABS
-        slabs = x[..., :whole].reshape(*x.shape[:-1], _SLABS, -1)
-        sums, lacks = sum_in_order(slabs, x.ndim - 1)
-        lack += jnp.sum(lacks, axis=(-2, -1), keepdims=True)[..., 0]
-        x = jnp.concatenate([sums[..., 0, :], x[..., whole:]], axis=-1)
-    total, last = sum_in_order(x, x.ndim - 1)
-    return total, lack + last
+    while operands[0].shape[axis] > _FEW and operands[0].size > _SMALL:
+        operands = fold_slabs(operands, identities, combine, _SLABS, axis)
+    return [jnp.expand_dims(x, axis) for x in _reduce(operands, identities, combine, axis)]
 
 
-def sum_in_order(x: Array, axis: int) -> tuple[Array, Array]:
-    """The same along any axis, of few numbers."""
-    zero = jnp.zeros((), x.dtype)
+def fold_slabs(
+    operands: Sequence[Array], identities: Sequence[float], combine: Combine, slabs: int, axis: int
+) -> list[Array]:
+    """Combine so many slabs of a row entry by entry; what is beyond them is left as it is."""
+    shape = operands[0].shape
+    whole = shape[axis] - shape[axis] % slabs
+    in_slabs = (*shape[:axis], slabs, whole // slabs, *shape[axis + 1 :])
+    on_top = [lax.slice_in_dim(x, 0, whole, axis=axis).reshape(in_slabs) for x in operands]
+    folded = _reduce(on_top, identities, combine, axis)
+    if whole == shape[axis]:
+        return list(folded)
+    return [
+        jnp.concatenate([column, lax.slice_in_dim(x, whole, None, axis=axis)], axis=axis)
+        for column, x in zip(folded, operands, strict=True)
+    ]
 
-    def combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-        total, lack = add_exactly(left[0], right[0])
-        return total, left[1] + right[1] + lack
 
-    operands = (x, jnp.zeros_like(x))
-    total, lack = lax.reduce(operands, (zero, zero), combine, (axis % x.ndim,))
-    return jnp.expand_dims(total, axis), jnp.expand_dims(lack, axis)
+def _reduce(
+    operands: Sequence[Array], identities: Sequence[float], combine: Combine, axis: int
+) -> Sequence[Array]:
+    pairs = zip(identities, operands, strict=True)
+    start = tuple(jnp.asarray(identity, x.dtype) for identity, x in pairs)
+    return lax.reduce(tuple(operands), start, combine, (axis,))
 
 
 def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
     """1 / (x + lack), and what that lacks, where the latter is no denormal: for x up to 1e30."""
     inverse = 1 / x
-    # 1 - x * inverse from products of halves, which are exact.
-    x_high, x_low = _halves(x)
-    high, low = _halves(inverse)
-    rest = (((1 - x_high * high) - x_high * low) - x_low * high) - x_low * low
-    return inverse, (rest - lack * inverse) * inverse
+    return inverse, (_remainder(jnp.ones_like(x), inverse, x) - lack * inverse) * inverse
+
+
+def divide_exactly(x: Array, lack: Array, divisor: Array) -> tuple[Array, Array]:
+    """(x + lack) / divisor, and what that lacks."""
+    quotient = x / divisor
+    return add_exactly(quotient, (_remainder(x, quotient, divisor) + lack) / divisor)
+
+
+def _remainder(x: Array, a: Array, b: Array) -> Array:
+    """Compute x - a * b for a product near x: from products of halves, which are exact."""
+    a_high, a_low = _halves(a)
+    b_high, b_low = _halves(b)
+    return (((x - b_high * a_high) - b_high * a_low) - b_low * a_high) - b_low * a_low
 
 
 def log_exactly(x: Array, lack: Array) -> tuple[Array, Array]:

@@ -18,6 +18,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._checks import compute_dtype
+from jsoftmax._exp import exp
 from jsoftmax._losses import entry
 from jsoftmax._reduce import group_sum, row_peak, row_sweep
 from jsoftmax._softmax import drop_zeros, normalizer, shift
@@ -81,7 +82,7 @@ def _fit_jvp(
         of_row = _of_rows(temperature, group)[:, None]
         peak, log_total = normalizer(logits, of_row, _ROWS)
         z = shift(logits, of_row, peak)
-        p = jnp.exp(z - log_total)
+        p = exp(z - log_total)
         z = jnp.where(z == -jnp.inf, 0, z)
         off = z - jnp.sum(p * z, axis=1, keepdims=True)
         variance = sums(weight * jnp.sum(p * off * off, axis=1))

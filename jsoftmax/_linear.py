@@ -27,6 +27,7 @@ from jsoftmax._checks import (
     common_dtype,
     compute_dtype,
 )
+from jsoftmax._exp import exp
 from jsoftmax._losses import Parts, combine
 from jsoftmax._reduce import row_max, row_sum, shard_count, shard_index, vary_alike
 from jsoftmax._softmax import inverse, normalizer, shift
@@ -357,7 +358,7 @@ def _others(
     """A part's sum of exp(z) in the whole, without the whole's largest; and whether it has that."""
     z = shift(peak, temperature, whole_peak)
     top = (peak == whole_peak) & (peak > -jnp.inf)
-    return jnp.where(top, others, jnp.exp(z) * (1 + others)), top.astype(peak.dtype)
+    return jnp.where(top, others, exp(z) * (1 + others)), top.astype(peak.dtype)
 
 
 def _all_but_one(others: Array, tops: Array) -> Array:
@@ -431,7 +432,7 @@ def _sums_backward(plan: Plan, kept: Kept, cotangents: Sums) -> Gradients:
     def step(start: Array | int, size: int, so_far: Sweep | None) -> Sweep:
         x, u, columns = _logits(operands, start, size, plan)
         z = shift(x, temperature, peak)
-        mass = scale * jnp.exp(z)
+        mass = scale * exp(z)
         at_label = lax.broadcasted_iota(jnp.int32, x.shape, 1) == index - start
         of_logits = mass + jnp.where(at_label, of_label, 0)
         if plan.smooth:

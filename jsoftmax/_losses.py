@@ -22,6 +22,7 @@ from jsoftmax._checks import (
     check_weight,
     compute_dtype,
 )
+from jsoftmax._exp import exp
 from jsoftmax._reduce import row_size, row_sum, shard_index
 from jsoftmax._softmax import (
     divide,
@@ -210,7 +211,7 @@ def _parts_of_label_jvp(
     ) -> tuple[Array, Array, Array]:
         z = shift(logits, temperature, peak)
         change = scaled_tangent(z, *known) * inverse(temperature)
-        of_total = row_sum(jnp.exp(z) * jnp.exp(-log_total) * change, along)
+        of_total = row_sum(exp(z) * jnp.exp(-log_total) * change, along)
         allowed = jnp.where(z == -jnp.inf, 0, change)
         of_cost = -row_sum(jnp.where(hits(z, index, along), allowed, 0), along)
         of_spread = jnp.zeros_like(peak)
@@ -263,7 +264,7 @@ def _parts_of_distribution_jvp(
     ) -> tuple[Array, Array, Array, Array]:
         z = shift(logits, temperature, peak)
         change = scaled_tangent(z, *known) * inverse(temperature)
-        of_total = row_sum(jnp.exp(z) * jnp.exp(-log_total) * change, along)
+        of_total = row_sum(exp(z) * jnp.exp(-log_total) * change, along)
         absent = z == -jnp.inf
         allowed = jnp.where(absent, 0, change)
         of_mass = jnp.zeros_like(peak)

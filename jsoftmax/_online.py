@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jsoftmax._checks import check_axis_name, check_logits, check_rows, common_dtype, compute_dtype
+from jsoftmax._exp import exp
 from jsoftmax._reduce import row_max, row_sum, shard_sum
 from jsoftmax._softmax import shift
 from jsoftmax._typing import Along, AxisName
@@ -131,7 +132,7 @@ def _of(x: Array, v: Array, along: Along) -> tuple[Array, Array, Array]:
     dtype = common_dtype(x, v)
     wide = compute_dtype(dtype)
     peak = row_max(x.astype(wide), along)
-    mass = jnp.exp(shift(x, None, peak))
+    mass = exp(shift(x, None, peak))
     weighted = jnp.matmul(mass.astype(dtype), v.astype(dtype), preferred_element_type=wide)
     return peak, row_sum(mass, along), weighted
 

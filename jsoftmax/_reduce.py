@@ -7,6 +7,7 @@ for `row_cumsum`.
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from jsoftmax._sweep import SHORT, SLABS, exact_sum, largest, mass, sweep
+from jsoftmax._mass import Mass, terms
+from jsoftmax._sweep import SLABS, exact_sum, exact_sweep, largest, sweep
 from jsoftmax._typing import Along
 
 Tree = TypeVar("Tree")
@@ -47,18 +49,16 @@ def row_sum(x: Array, along: Along) -> Array:
     return lax.psum(total, along.axis_name) if along.axis_name else total
 
 
-def row_exact_sum(x: Array, along: Along, least: int = SHORT) -> tuple[Array, Array]:
+def row_exact_sum(x: Array, along: Along) -> tuple[Array, Array]:
     """Sum, and what the sum lacks: see `exact_sum`."""
-    total = exact_sum(x, along.axis, least)
+    total = exact_sum(x, along.axis)
     return lax.psum(total, along.axis_name) if along.axis_name else total
 
 
-def row_mass(
-    x: Array, scale: Callable[[Array], Array], along: Along
-) -> tuple[tuple[Array, Array], Array]:
-    """Sum of exp(z) for z = scale(x) <= 0, and what it is beyond the largest entry: see `mass`."""
-    masses = mass(x, scale, along.axis)
-    return lax.psum(masses, along.axis_name) if along.axis_name else masses
+def row_mass(x: Array, scale: Callable[[Array], Array], along: Along) -> Mass:
+    """Sum of exp(z) for z = scale(x) <= 0, and what it is beyond the largest entry: see `terms`."""
+    found = terms(x, scale, along.axis)
+    return (lax.psum(found, along.axis_name) if along.axis_name else found).mass()
 
 
 def shard_sum(x: Array, along: Along) -> Array:
@@ -73,10 +73,9 @@ def row_sweep(
     maxima: Sequence[Array] = (),
     minima: Sequence[Array] = (),
     slabs: int = SLABS,
-    exact: bool = False,
 ) -> list[Array]:
     """Sums, largest and smallest entries of functions of one array, in one pass: see `sweep`."""
-    reduced = sweep(sums, maxima, minima, along.axis, slabs, exact=exact)
+    reduced = sweep(sums, maxima, minima, along.axis, slabs)
     if along.axis_name:
         collectives = [lax.psum] * len(sums) + [lax.pmax] * len(maxima) + [lax.pmin] * len(minima)
         reduced = [
@@ -86,19 +85,28 @@ def row_sweep(
     return reduced
 
 
+def row_exact_sweep(
+    along: Along, sums: Sequence[Array], slabs: int = SLABS
+) -> list[tuple[Array, Array]]:
+    """Sums of functions of one array, and what they lack, in one pass: see `exact_sweep`."""
+    reduced = exact_sweep(sums, along.axis, slabs)
+    return lax.psum(reduced, along.axis_name) if along.axis_name else reduced
+
+
 def where_needed(
-    needed: Array, compute: Callable[[Array], Array], x: Array, otherwise: Array
-) -> Array:
+    needed: Array, compute: Callable[[Array], Tree], x: Array, otherwise: Tree
+) -> Tree:
     """compute(x) where any row needs it: a loop of one round, or of none, also under vmap.
 
     Inside `shard_map`, `needed` and `otherwise` vary wherever the result does: see `vary_alike`.
     """
 
-    def once(state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def once(state: tuple[Array, Tree]) -> tuple[Array, Tree]:
         needed, otherwise = state
         # Tied to the round: no compiler computes it ahead of a loop that may make none.
         tied, _ = lax.optimization_barrier((x, needed))
-        return jnp.zeros_like(needed), jnp.where(needed, compute(tied), otherwise)
+        chosen = jax.tree.map(partial(jnp.where, needed), compute(tied), otherwise)
+        return jnp.zeros_like(needed), chosen
 
     return lax.while_loop(lambda state: jnp.any(state[0]), once, (needed, otherwise))[1]
 

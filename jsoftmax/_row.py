@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
+from jsoftmax._exp import exp
 from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count, vary_alike
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._typing import Along, Setting
@@ -89,12 +90,12 @@ class Row(NamedTuple):
     def weights(self, x: Array) -> Array:
         """The weights of all entries, where x are all logits."""
         if self.mass is None:
-            return jnp.exp(self.z(x))
-        return stored_on_cpus(self.mass, lambda x: jnp.exp(self.z(x)), x)
+            return exp(self.z(x))
+        return stored_on_cpus(self.mass, lambda x: exp(self.z(x)), x)
 
     def weight(self, x: Array, floor: Array) -> Array:
         """The weights of these entries, 0 where they are not above the floor."""
-        return jnp.where(x > floor, jnp.exp(self.z(x)), 0)
+        return jnp.where(x > floor, exp(self.z(x)), 0)
 
     def keeps(self, x: Array, floor: Array) -> Array:
         """Whether these entries are above the floor, and min-p keeps them."""
@@ -104,7 +105,7 @@ class Row(NamedTuple):
 
     def kept_weight(self, x: Array, floor: Array) -> Array:
         """The weights of these entries, 0 where they are not kept."""
-        return jnp.where(self.keeps(x, floor), jnp.exp(self.z(x)), 0)
+        return jnp.where(self.keeps(x, floor), exp(self.z(x)), 0)
 
     def mask(self, floor: Array) -> Array:
         """What is kept of the row."""
@@ -127,7 +128,7 @@ class Row(NamedTuple):
         shards = shard_count(self.along)
 
         def computed(x: Array) -> Array:
-            return block_sum(x, shards, of=lambda x: of(x, jnp.exp(self.z(x))))
+            return block_sum(x, shards, of=lambda x: of(x, exp(self.z(x))))
 
         if self.mass is None:
             sums = computed(self.x)
@@ -230,7 +231,7 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
     floor = jnp.where(invalid, jnp.inf, floor)
     mass = None
     if top_p is not None and top_k is None:
-        mass = lax.optimization_barrier(jnp.exp(_z(x, peak, scale)))
+        mass = lax.optimization_barrier(exp(_z(x, peak, scale)))
     row = Row(x, peak, scale, mass, floor, min_p, invalid, along)
     return row, Settings(temperature, top_k, top_p, min_p)
 

@@ -21,7 +21,10 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
 from jsoftmax._exact import add_exactly, log_exactly, reciprocal
+from jsoftmax._exp import exp
+from jsoftmax._mass import Mass, unshifted_mass
 from jsoftmax._reduce import row_exact_sum, row_mass, row_peak, row_sum, where_needed
+from jsoftmax._sweep import is_long, is_whole
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 Primals: TypeAlias = tuple[Array, Array | None]
@@ -29,6 +32,9 @@ Primals: TypeAlias = tuple[Array, Array | None]
 
 _MODERATE = (-0.5, 70.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
+_LEAST_MODERATE = -30.0
+"""That where the others weigh more than `_FEW`, so that what underflows does not count."""
+_FEW = 1e-9
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
 
@@ -57,10 +63,9 @@ def softmax(
 
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
-      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T =
-      1, but on CPUs within 16 eps in rows of 17 to 1023 entries of which a few weigh as much as
-      many others lose in rounding (another T adds the rounding of the division: about abs(z) eps /
-      2). A probability below 1e-34 may be 0.
+      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T = 1
+      (another T adds the rounding of the division: about abs(z) eps / 2). A probability below 1e-34
+      may be 0.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
@@ -221,19 +226,18 @@ def log_sum_exp(x: Array, scale: Callable[[Array], Array], along: Along) -> tupl
     Where one entry holds most of the mass, by log1p of what the others sum to, however small that
     is. Zero for a row with nothing allowed, so that z minus it is -inf there.
     """
-    total, log_total, _ = _log_sum_exp(x, scale, along)
-    return total, log_total
+    mass = row_mass(x, scale, along)
+    log_total, _ = _log_of(mass, jnp.zeros_like(mass.total))
+    return mass.total, log_total
 
 
-def _log_sum_exp(
-    x: Array, scale: Callable[[Array], Array], along: Along
-) -> tuple[Array, Array, Array]:
-    """The same, and what the logarithm lacks."""
-    (total, lack), others = row_mass(x, scale, along)
-    nonzero = jnp.where(total == 0, 1, total)
-    log_total, rest = log_exactly(nonzero, lack)
-    most = (total < 1.5) & (total > 0)
-    return total, jnp.where(most, jnp.log1p(others), log_total), jnp.where(most, 0, rest)
+def _log_of(mass: Mass, peak: Array) -> tuple[Array, Array]:
+    """Logarithm of the sum of exp(x), less the largest x, and what that lacks."""
+    log_total, lack = log_exactly(jnp.where(mass.total == 0, 1, mass.total), mass.lack)
+    log_total, rest = add_exactly(log_total, -peak)
+    log_total, lack = add_exactly(log_total, lack + rest)
+    most = (mass.others < 0.5) & (mass.total > 0)
+    return jnp.where(most, jnp.log1p(mass.others), log_total), jnp.where(most, 0, lack)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -249,9 +253,23 @@ def _normalizer(
 ) -> tuple[Array, Array, Array]:
     """The same, and what L lacks."""
     x = logits.astype(compute_dtype(logits.dtype))
-    peak = row_peak(x, along)
-    total, log_total, lack = _log_sum_exp(x, lambda x: shift(x, temperature, peak), along)
-    return jnp.where(total == 0, -jnp.inf, peak), log_total, lack
+
+    def shifted(x: Array) -> tuple[Array, Array, Array]:
+        peak = row_peak(x, along)
+        mass = row_mass(x, lambda x: shift(x, temperature, peak), along)
+        log_total, lack = _log_of(mass, jnp.zeros_like(peak))
+        return jnp.where(mass.total == 0, -jnp.inf, peak), log_total, lack
+
+    def unshifted_first(x: Array) -> tuple[Array, Array, Array]:
+        peak, mass = unshifted_mass(x, along.axis)
+        moderate = (peak > _LEAST_MODERATE) & (peak < _MODERATE[1])
+        # What underflowed in a row of small logits may be all there is besides the largest.
+        few = (peak < _MODERATE[0]) & (mass.others < _FEW)
+        return where_needed(~moderate | few, shifted, x, (peak, *_log_of(mass, peak)))
+
+    if temperature is not None or along.axis_name or not is_whole(x, along.axis):
+        return shifted(x)
+    return lax.platform_dependent(x, cpu=unshifted_first, default=shifted)
 
 
 @partial(normalizer.defjvp, symbolic_zeros=True)
@@ -260,21 +278,29 @@ def _normalizer_jvp(
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     # dL = sum p dz
     logits, temperature = primals
-    peak, log_total = normalizer(logits, temperature, along)
-
-    dot = _mean_tangent(logits, temperature, log_total, tangents, along)
-    return (peak, log_total), (jnp.zeros_like(peak), dot * inverse(temperature))
+    known = normalizer(logits, temperature, along)
+    dot = _mean_tangent(logits, temperature, known, tangents, along)
+    return known, (jnp.zeros_like(known[0]), dot * inverse(temperature))
 
 
 def _mean_tangent(
-    logits: Array, temperature: Array | None, log_total: Array, tangents: Tangents, along: Along
+    logits: Array,
+    temperature: Array | None,
+    normalizer: tuple[Array, Array],
+    tangents: Tangents,
+    along: Along,
 ) -> Array:
-    """Compute sum p (T dz), with the peak that the sum was taken with: one exp(z) serves both."""
-    peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
+    """Compute sum p (T dz)."""
 
     def mean(_z: Array, p: Array, change: Array) -> Array:
         return row_sum(p * change, along)
 
+    peak, log_total = normalizer
+    x = logits.astype(compute_dtype(logits.dtype))
+    # That which the sum was taken with, where one exp(z) then serves both.
+    peak = lax.platform_dependent(
+        x, peak, cpu=lambda _, peak: peak, default=lambda x, _: row_peak(x, along)
+    )
     return contract(mean, logits, temperature, peak, log_total, tangents)
 
 
@@ -298,7 +324,7 @@ def contract(
     ) -> Array:
         z = shift(logits, temperature, peak)
         change = scaled_tangent(z, *tangents)
-        return of(z, jnp.exp(z) * jnp.exp(-log_total), change)
+        return of(z, exp(z) * jnp.exp(-log_total), change)
 
     known = drop_zeros(tangents)
     return recomputed(logits, temperature, peak, log_total, known)
@@ -334,21 +360,29 @@ def inverse(temperature: Array | None) -> Array | float:
 def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     x = logits.astype(compute_dtype(logits.dtype))
     if temperature is not None:
-        mass = jnp.exp(shift(x, temperature, row_peak(x, along)))
+        mass = exp(shift(x, temperature, row_peak(x, along)))
         return _normalize(mass, along, logits.dtype)
 
     def shifted(x: Array) -> Array:
-        return _normalize(jnp.exp(x - _exact_shift(row_peak(x, along))), along, logits.dtype)
+        return _normalize(exp(x - _exact_shift(row_peak(x, along))), along, logits.dtype)
+
+    def without_storing(x: Array) -> Array:
+        z = x - _exact_shift(row_peak(x, along))
+        _, mass = unshifted_mass(z, along.axis)
+        defined = mass.total != 0
+        return _quotient(exp(z), mass.total, mass.lack, defined).astype(logits.dtype)
 
     def unshifted_first(x: Array) -> Array:
         """Where exp(x) and its sum are floats, the pass that finds the largest entry is spared."""
-        mass = jnp.exp(x)
+        # What is far too large may come to anything.
+        mass = jnp.where(x > 88, jnp.inf, exp(x))
         total, lack = row_exact_sum(mass, along)
         # The reciprocal of a larger total would be a denormal, and count as zero.
         most = float(jnp.finfo(total.dtype).max) / 16
         again = ~((total > math.exp(_MODERATE[0])) & (total < most)) & ~jnp.isnan(total)
         p = _quotient(mass, total, lack, ~again).astype(logits.dtype)
-        return where_needed(again, shifted, x, p)
+        instead = without_storing if is_long(x, along.axis) else shifted
+        return where_needed(again, instead, x, p)
 
     if along.axis_name:
         return shifted(x)
@@ -374,11 +408,14 @@ def _normalize(mass: Array, along: Along, dtype: np.dtype) -> Array:
 
 def _quotient(mass: Array, total: Array, lack: Array, defined: Array) -> Array:
     """The masses by (total + lack), 0 in the other rows: by a product that is rounded once."""
-    factors = reciprocal(jnp.where(defined, total, 1), jnp.where(defined, lack, 0))
-    inverse, rest = (jnp.where(defined, factor, 0) for factor in factors)
+    total, lack = add_exactly(jnp.where(defined, total, 1), jnp.where(defined, lack, 0))
     # A row of one entry has one, also where no compiler contracts the product and the sum.
     all_of_it = jnp.where(defined & (lack == 0), total, jnp.inf)
-    return jnp.where(mass == all_of_it, 1, mass * inverse + mass * rest)
+    # In units in which neither factor nor product is a denormal.
+    unit = 2.0**-30
+    factors = reciprocal(total * unit, lack * unit)
+    inverse, rest = (jnp.where(defined, factor, 0) for factor in factors)
+    return jnp.where(mass == all_of_it, 1, (mass * inverse + mass * rest) * unit)
 
 
 @partial(_softmax.defjvp, symbolic_zeros=True)
@@ -441,8 +478,8 @@ def _log_sum(peak: Array, log_total: Array, lack: Array) -> tuple[Array, Array]:
 def _log_softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
     # d log p = dz - sum p dz, and 0 where log p stays -inf
     logits, temperature = primals
-    peak, log_total = normalizer(logits, temperature, along)
-    mean = _mean_tangent(logits, temperature, log_total, tangents, along)
+    known = normalizer(logits, temperature, along)
+    mean = _mean_tangent(logits, temperature, known, tangents, along)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def subtract(
@@ -452,8 +489,8 @@ def _log_softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tupl
         change = (scaled_tangent(z, *tangents) - mean) * inverse(temperature)
         return jnp.where(z == -jnp.inf, 0, change).astype(logits.dtype)
 
-    known = drop_zeros(tangents)
-    return _log_softmax(logits, temperature, along), subtract(logits, peak, mean, known)
+    change = subtract(logits, known[0], mean, drop_zeros(tangents))
+    return _log_softmax(logits, temperature, along), change
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -471,11 +508,11 @@ def _logsumexp(logits: Array, temperature: Array | None, along: Along) -> Array:
 def _logsumexp_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
     # d(T L + max x) = sum p (T dz) + L dT
     logits, temperature = primals
-    _, log_total = normalizer(logits, temperature, along)
+    known = normalizer(logits, temperature, along)
     result = _logsumexp(logits, temperature, along)
 
-    tangent = _mean_tangent(logits, temperature, log_total, tangents, along)
+    tangent = _mean_tangent(logits, temperature, known, tangents, along)
     _, of_temperature = drop_zeros(tangents)
     if of_temperature is not None:
-        tangent = tangent + log_total * of_temperature
+        tangent = tangent + known[1] * of_temperature
     return result, tangent.astype(logits.dtype)

@@ -201,7 +201,13 @@ def _sparse_map_jvp(
         p = rounded.astype(dtype)
         kappa = (static_alpha or 2.0) - 1 if alpha is None else alpha - 1
         log_p = log_positive(p)
-        weight = jnp.where(p == 0, 0, jnp.exp((1 - kappa) * log_p))
+        # For alpha = 1.5 the root, which is rounded once.
+        power = (
+            jnp.sqrt(jnp.where(p == 0, 1, p))
+            if static_alpha == 1.5
+            else jnp.exp((1 - kappa) * log_p)
+        )
+        weight = jnp.where(p == 0, 0, power)
         total = row_sum(weight, along)
         total = jnp.where(total == 0, 1, total)
 

@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_setting
+from jsoftmax._exp import exp
 from jsoftmax._kept import floor_of
 from jsoftmax._reduce import row_peak, row_sum
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
@@ -242,6 +243,6 @@ def surprise(row: Row) -> tuple[Callable[[Array], Array], Array]:
     z = row.z(row.x)
     total, log_total = log_sum_exp(row.x, row.z, row.along)
     # H = sum p (log s - z) = log s - sum exp(z) z / s: both sums in one pass over the logits.
-    below = row_sum(jnp.exp(z) * jnp.where(z == -jnp.inf, 0, -z), row.along)
+    below = row_sum(exp(z) * jnp.where(z == -jnp.inf, 0, -z), row.along)
     entropy = log_total + below / jnp.where(total == 0, 1, total)
     return lambda x: log_total - row.z(x), entropy

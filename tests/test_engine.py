@@ -10,8 +10,9 @@ from jax import lax
 
 import jsoftmax
 from jsoftmax._kept import floor_of
+from jsoftmax._mass import terms
 from jsoftmax._row import Settings, row_of
-from jsoftmax._sweep import largest, mass, sweep
+from jsoftmax._sweep import largest, sweep
 from jsoftmax._typing import Along
 from jsoftmax._window import largest as window_of
 from tests import real_logits, rows
@@ -59,8 +60,8 @@ def test_the_mass_beyond_the_largest_entry_keeps_its_accuracy(length: int, axis:
     x[3, length // 2] = 9
     z = (x - x.max(-1, keepdims=True)).astype(np.float32)
     z, axis_of = (z, -1) if axis == -1 else (z.T, 0)
-    parts, others = jax.jit(lambda z: mass(z, lambda z: z, axis_of))(z)
-    total = np.asarray(parts, np.float64).sum(0)
+    found = jax.jit(lambda z: terms(z, lambda z: z, axis_of).mass())(z)
+    total, others = np.float64(found.total) + np.float64(found.lack), found.others
     weights = np.sort(np.exp(z.astype(np.float64)), axis=axis_of)
     total, others = (np.squeeze(np.asarray(y, np.float64), axis_of) for y in (total, others))
     beyond = (

@@ -1,4 +1,6 @@
-"""Sums, quotients and logarithms as two floats: the second is what rounding took from the first."""
+"""Sums, quotients and logarithms as two floats, of which the second is what rounding took from the
+first; and the exponential.
+"""
 
 import math
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from jsoftmax._exact import add_exactly, log_exactly, reciprocal, sum_exactly
+from jsoftmax._exp import exp
 from jsoftmax._sweep import exact_sum
 from tests import rows
 
@@ -54,7 +57,9 @@ def test_a_sum_of_many_is_exact(length: int, batch: int) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-11)
 
 
-@pytest.mark.parametrize("length", [1, 2, 16, 1024, 1031, 1733, 50_257, 128_256])
+@pytest.mark.parametrize(
+    "length", [1, 2, 16, 17, 100, 1000, 1023, 1024, 1031, 1733, 50_257, 128_256]
+)
 def test_a_sum_of_a_row_loses_no_digit(length: int) -> None:
     """Of any length: one that is divided into pieces, and prime ones. Small entries count.
 
@@ -102,3 +107,33 @@ def test_a_logarithm_has_more_digits(dtype: type) -> None:
         want = np.log(x.astype(wide) + lack.astype(wide))
     assert np.abs(first + rest - want).max() < eps / 2
     assert (np.abs(rest) <= eps * np.abs(first)).all()
+
+
+LEAST = math.log(float(np.finfo(np.float32).tiny))
+
+
+def test_the_exponential_is_rounded_well() -> None:
+    """Within 0.69 units in the last place, wherever it is a normal float (XLA's own: 1.01)."""
+    x = np.concatenate([np.linspace(LEAST + 1e-5, 88, 2_000_001), -np.logspace(-30, 1.9, 100_000)])
+    x = np.sort(x.astype(np.float32))
+    got = np.asarray(jax.jit(exp)(x), np.float64)
+    want = np.exp(x.astype(np.float64))
+    ulp = np.spacing(want.astype(np.float32)).astype(np.float64)
+    assert (np.abs(got - want) / ulp).max() < 0.69
+
+
+def test_the_exponential_at_its_ends() -> None:
+    x = jnp.array([-jnp.inf, -1e30, LEAST - 1e-4, -0.0, 0.0, jnp.nan], jnp.float32)
+    want = np.array([0, 0, 0, 1, 1, np.nan], np.float32)
+    for function in (exp, jax.jit(exp), jax.vmap(exp)):
+        np.testing.assert_array_equal(function(x), want)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(jax.grad(exp)))(x), want)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_the_exponential_of_other_dtypes_is_that_of_jax(dtype: type) -> None:
+    with jax.enable_x64(dtype == np.float64):
+        x = rows.normal(1000, 3.0).astype(dtype)
+        got, want = jax.jit(exp)(x), jax.jit(jnp.exp)(x)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, want)

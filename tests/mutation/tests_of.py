@@ -41,6 +41,9 @@ TESTS_OF = {
         Stage(("engine",), 2),
         SAMPLING,
     ),
+    "_exp": (Stage(("exact",), 1),),
+    "_exact": (Stage(("exact",), 1),),
+    "_mass": (Stage(("engine", "exact", "softmax"), 3),),
     "_sweep": (Stage(("engine",), 2),),
     "_window": (
         Stage(("engine",), 2),

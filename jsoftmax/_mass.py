@@ -1,0 +1,123 @@
+"""The sum of exp(z) over a row, and what it is beyond the largest entry.
+
+On CPUs long rows are folded: a few slabs of a row are combined entry by entry, to the largest
+weight of each column and the sum of the others, in one reduction that stores nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax._exact import add_exactly, fold, fold_slabs
+from jsoftmax._exp import exp
+from jsoftmax._sweep import PARTS, is_long, is_whole
+
+_SLABS = ((8, 8), (12, 128))
+"""How many are combined at a time, and in how long a row at least; more would not be vectorised."""
+
+
+class Mass(NamedTuple):
+    """What a row weighs; the axis is kept with size one."""
+
+    total: Array
+    lack: Array
+    """What rounding took from the total."""
+    others: Array
+    """The weight of all entries but the largest, in units of that: sound where it is small."""
+
+
+class Terms(NamedTuple):
+    """What the sum of exp(z) is of a row, or a part of it: sums of these are those of the whole."""
+
+    ones: Array
+    """How many entries count as one, having z near 0."""
+    beyond: Array
+    """All that is beyond these."""
+    lack: Array
+    """What rounding took from that."""
+
+    def mass(self) -> Mass:
+        """The sum itself."""
+        total, rest = add_exactly(self.ones, self.beyond)
+        return Mass(total, rest + self.lack, self.beyond + self.lack + (self.ones - 1))
+
+
+def terms(x: Array, scale: Callable[[Array], Array], axis: int) -> Terms:
+    """The sum of exp(z) for z = scale(x), of which the largest is near 0, or -inf.
+
+    (The largest z need not be 0: a compiler that computes the logits twice, for the maximum and for
+    z, may round them differently.)
+    """
+
+    def plain(x: Array) -> Terms:
+        z = scale(x)
+        near = z > -(2.0**-10 if z.dtype == jnp.float32 else 2.0**-20)
+        # exp(z) = 1 + (z + z z / 2) near 0.
+        beyond_one = jnp.where(near, z + z * z / 2, exp(z))
+        beyond = jnp.sum(beyond_one, axis=axis, keepdims=True, dtype=z.dtype)
+        ones = jnp.sum(near, axis=axis, keepdims=True, dtype=z.dtype)
+        return Terms(ones, beyond, jnp.zeros_like(beyond))
+
+    def folded(x: Array) -> Terms:
+        others, lack, most, _ = _fold(scale(x), axis)
+        near = most > 0.99
+        beyond, rest = add_exactly(others, jnp.where(near, most - 1, most))
+        return Terms(near.astype(x.dtype), beyond, lack + rest)
+
+    if not is_whole(x, axis):
+        return plain(x)
+    return lax.platform_dependent(x, cpu=folded, default=plain)
+
+
+def unshifted_mass(x: Array, axis: int) -> tuple[Array, Mass]:
+    """Largest entry, and the sum of exp(x) for x <= 80: in one pass on CPUs.
+
+    The largest may overlook NaN, which the sum does not.
+    """
+    others, lack, most, peak = _fold(x, axis)
+    total, rest = add_exactly(others, most)
+    return peak, Mass(total, rest + lack, (others + lack) / most)
+
+
+def _fold(z: Array, axis: int) -> list[Array]:
+    """Sum of exp(z) but for the largest, what it lacks, that, and the largest z.
+
+    By parts first, so that a row that is split over 2, 4 or 8 devices stays where it lies.
+    """
+
+    def roughly(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
+        more, less = _in_order(left[1], right[1])
+        return left[0] + right[0] + less, more, _in_order(left[2], right[2])[0]
+
+    def exactly(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
+        more, less = _in_order(left[2], right[2])
+        others, lack = add_exactly(left[0], right[0])
+        others, rest = add_exactly(others, less)
+        peak, _ = _in_order(left[3], right[3])
+        return others, left[1] + right[1] + (lack + rest), more, peak
+
+    axis %= z.ndim
+    parts = PARTS if z.shape[axis] % PARTS == 0 and is_long(z, axis) else 1
+    rows = z.reshape(*z.shape[:axis], parts, -1, *z.shape[axis + 1 :])
+    weight = exp(rows)
+    if rows.shape[axis + 1] < _SLABS[0][1]:
+        # A value of its own: it would not be vectorised inside of a short sum.
+        weight = lax.optimization_barrier(weight)
+    operands = [jnp.zeros_like(weight), weight, rows]
+    for slabs, least in _SLABS:
+        if operands[0].shape[axis + 1] >= least:
+            operands = fold_slabs(operands, (0.0, 0.0, -jnp.inf), roughly, slabs, axis + 1)
+    others, most, highest = operands
+    operands = [others, jnp.zeros_like(others), most, highest]
+    for dimension in (axis + 1, axis):
+        operands = fold(operands, (0.0, 0.0, 0.0, -jnp.inf), exactly, dimension)
+        operands = [jnp.squeeze(x, dimension) for x in operands]
+    return [jnp.expand_dims(x, axis) for x in operands]
+
+
+def _in_order(a: Array, b: Array) -> tuple[Array, Array]:
+    """The larger and the smaller; NaN is in one of them."""
+    first = a > b
+    return lax.select(first, a, b), lax.select(first, b, a)
