@@ -43,7 +43,7 @@ def entropy(
       temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
         shape without `axis`). Traced: a new value does not recompile.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
       An array of the batch shape and the logits' float dtype, between 0 and log V.
@@ -128,7 +128,7 @@ def kl_divergence(
         logits' shape without `axis`). Traced: a new value does not recompile. Distillation weighs
         this loss by T^2, so that its gradient keeps its size.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
       An array of the batch shape and the logits' float dtype (of two dtypes: the one both are

@@ -16,7 +16,6 @@ Combine: TypeAlias = Callable[[Sequence[Array], Sequence[Array]], tuple[Array, .
 
 _SLABS = 8
 _FEW = 16
-_SMALL = 1024
 
 
 def add_exactly(a: Array, b: Array) -> tuple[Array, Array]:
@@ -43,9 +42,9 @@ def fold(
     """Reduce several operands along an axis, which is kept with size one.
 
     Slabs of the row are combined entry by entry, which XLA:CPU vectorises, until few numbers are
-    left.
+    left. (Whatever the batch: a row gives the same bits alone as among others.)
     """
-    while operands[0].shape[axis] > _FEW and operands[0].size > _SMALL:
+    while operands[0].shape[axis] > _FEW:
         operands = fold_slabs(operands, identities, combine, _SLABS, axis)
     return [jnp.expand_dims(x, axis) for x in _reduce(operands, identities, combine, axis)]
 
@@ -78,20 +77,11 @@ def _reduce(
 def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
     """1 / (x + lack), and what that lacks, where the latter is no denormal: for x up to 1e30."""
     inverse = 1 / x
-    return inverse, (_remainder(jnp.ones_like(x), inverse, x) - lack * inverse) * inverse
-
-
-def divide_exactly(x: Array, lack: Array, divisor: Array) -> tuple[Array, Array]:
-    """(x + lack) / divisor, and what that lacks."""
-    quotient = x / divisor
-    return add_exactly(quotient, (_remainder(x, quotient, divisor) + lack) / divisor)
-
-
-def _remainder(x: Array, a: Array, b: Array) -> Array:
-    """Compute x - a * b for a product near x: from products of halves, which are exact."""
-    a_high, a_low = _halves(a)
-    b_high, b_low = _halves(b)
-    return (((x - b_high * a_high) - b_high * a_low) - b_low * a_high) - b_low * a_low
+    # 1 - x * inverse from products of halves, which are exact.
+    x_high, x_low = _halves(x)
+    high, low = _halves(inverse)
+    rest = (((1 - x_high * high) - x_high * low) - x_low * high) - x_low * low
+    return inverse, (rest - lack * inverse) * inverse
 
 
 def log_exactly(x: Array, lack: Array) -> tuple[Array, Array]:

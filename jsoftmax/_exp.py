@@ -19,6 +19,7 @@ _LOG_2 = 355 / 512
 _REST_OF_LOG_2 = math.log(2) - _LOG_2
 _LEAST = math.log(float(np.finfo(np.float32).tiny))
 _BIAS = 127
+_DIGITS = 2.0**12
 # A float above 2^23 has the whole number that was added to it in its last bits.
 _WHOLE = 1.5 * 2**23
 
@@ -46,10 +47,11 @@ def _exp(x: Array) -> Array:
     q = jnp.full_like(r, _Q[-1])
     for coefficient in _Q[-2::-1]:
         q = q * r + coefficient
-    # What rounding takes from r and from 1 + r counts: r may be a third.
+    # What rounding takes from r counts, and from 1 + r: it may be a third. The first digits of r
+    # apart, as 1 + those is exact. (Not what 1 + r - 1 lacks of r: a compiler may know that as 0.)
     lack = (rest - r) - k * _REST_OF_LOG_2
-    near = 1 + r
-    mantissa = near + ((r - (near - 1)) + (lack + q * (r * r)))
+    high = lax.round(r * _DIGITS, lax.RoundingMethod.TO_NEAREST_EVEN) * (1 / _DIGITS)
+    mantissa = (1 + high) + ((r - high) + (lack + q * (r * r)))
     exponent = lax.bitcast_convert_type(k + (_WHOLE + _BIAS), jnp.int32)
     power = lax.bitcast_convert_type(exponent << np.finfo(np.float32).nmant, jnp.float32)
     return jnp.where(x < _LEAST, 0, mantissa * power)

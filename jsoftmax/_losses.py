@@ -69,7 +69,7 @@ def cross_entropy(
       z_loss: w >= 0, likewise: the weight of the squared logarithm of the normaliser, which keeps
         the logits from drifting.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
       An array of the batch shape and the logits' float dtype, the loss of each row: take its mean,

@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from jsoftmax._exact import add_exactly, fold, fold_slabs
 from jsoftmax._exp import exp
-from jsoftmax._sweep import PARTS, is_long, is_whole
+from jsoftmax._sweep import in_parts, is_whole
 
 _SLABS = ((8, 8), (12, 128))
 """How many are combined at a time, and in how long a row at least; more would not be vectorised."""
@@ -82,10 +82,7 @@ def unshifted_mass(x: Array, axis: int) -> tuple[Array, Mass]:
 
 
 def _fold(z: Array, axis: int) -> list[Array]:
-    """Sum of exp(z) but for the largest, what it lacks, that, and the largest z.
-
-    By parts first, so that a row that is split over 2, 4 or 8 devices stays where it lies.
-    """
+    """Sum of exp(z) but for the largest, what it lacks, that, and the largest z."""
 
     def roughly(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
         more, less = _in_order(left[1], right[1])
@@ -99,8 +96,7 @@ def _fold(z: Array, axis: int) -> list[Array]:
         return others, left[1] + right[1] + (lack + rest), more, peak
 
     axis %= z.ndim
-    parts = PARTS if z.shape[axis] % PARTS == 0 and is_long(z, axis) else 1
-    rows = z.reshape(*z.shape[:axis], parts, -1, *z.shape[axis + 1 :])
+    rows = in_parts(z, axis)
     weight = exp(rows)
     if rows.shape[axis + 1] < _SLABS[0][1]:
         # A value of its own: it would not be vectorised inside of a short sum.

@@ -56,7 +56,7 @@ def row_exact_sum(x: Array, along: Along) -> tuple[Array, Array]:
 
 
 def row_mass(x: Array, scale: Callable[[Array], Array], along: Along) -> Mass:
-    """Sum of exp(z) for z = scale(x) <= 0, and what it is beyond the largest entry: see `terms`."""
+    """Sum of exp(z) for z = scale(x), of which the largest is near 0: see `terms`."""
     found = terms(x, scale, along.axis)
     return (lax.psum(found, along.axis_name) if along.axis_name else found).mass()
 
@@ -90,7 +90,10 @@ def row_exact_sweep(
 ) -> list[tuple[Array, Array]]:
     """Sums of functions of one array, and what they lack, in one pass: see `exact_sweep`."""
     reduced = exact_sweep(sums, along.axis, slabs)
-    return lax.psum(reduced, along.axis_name) if along.axis_name else reduced
+    if not along.axis_name:
+        return reduced
+    totals = lax.psum([total + lack for total, lack in reduced], along.axis_name)
+    return [(total, jnp.zeros_like(total)) for total in totals]
 
 
 def where_needed(

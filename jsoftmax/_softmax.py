@@ -63,9 +63,9 @@ def softmax(
 
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
-      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T = 1
-      (another T adds the rounding of the division: about abs(z) eps / 2). A probability below 1e-34
-      may be 0.
+      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T =
+      1 (another T adds the rounding of the division: about abs(z) eps / 2). A probability below
+      1e-34 may be 0.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
@@ -109,7 +109,7 @@ def log_softmax(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
       An array of the logits' shape and float dtype: for T = 1 float32 is within eps max(1, abs(log
@@ -155,7 +155,7 @@ def logsumexp(
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
       keepdims: keep `axis`, with size one.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
       An array of the batch shape and the logits' float dtype. Its gradient is `softmax`.
@@ -262,10 +262,11 @@ def _normalizer(
 
     def unshifted_first(x: Array) -> tuple[Array, Array, Array]:
         peak, mass = unshifted_mass(x, along.axis)
-        moderate = (peak > _LEAST_MODERATE) & (peak < _MODERATE[1])
+        again = ~((peak > _LEAST_MODERATE) & (peak < _MODERATE[1]))
         # What underflowed in a row of small logits may be all there is besides the largest.
-        few = (peak < _MODERATE[0]) & (mass.others < _FEW)
-        return where_needed(~moderate | few, shifted, x, (peak, *_log_of(mass, peak)))
+        again |= (peak < _MODERATE[0]) & (mass.others < _FEW)
+        sound = Mass(*(jnp.where(again, 1, number) for number in mass))
+        return where_needed(again, shifted, x, (peak, *_log_of(sound, jnp.where(again, 0, peak))))
 
     if temperature is not None or along.axis_name or not is_whole(x, along.axis):
         return shifted(x)
@@ -286,16 +287,16 @@ def _normalizer_jvp(
 def _mean_tangent(
     logits: Array,
     temperature: Array | None,
-    normalizer: tuple[Array, Array],
+    known: tuple[Array, Array],
     tangents: Tangents,
     along: Along,
 ) -> Array:
-    """Compute sum p (T dz)."""
+    """Compute sum p (T dz), given the normalizer."""
 
     def mean(_z: Array, p: Array, change: Array) -> Array:
         return row_sum(p * change, along)
 
-    peak, log_total = normalizer
+    peak, log_total = known
     x = logits.astype(compute_dtype(logits.dtype))
     # That which the sum was taken with, where one exp(z) then serves both.
     peak = lax.platform_dependent(
@@ -410,7 +411,7 @@ def _quotient(mass: Array, total: Array, lack: Array, defined: Array) -> Array:
     """The masses by (total + lack), 0 in the other rows: by a product that is rounded once."""
     total, lack = add_exactly(jnp.where(defined, total, 1), jnp.where(defined, lack, 0))
     # A row of one entry has one, also where no compiler contracts the product and the sum.
-    all_of_it = jnp.where(defined & (lack == 0), total, jnp.inf)
+    all_of_it = jnp.where(defined & (lack == 0), total, jnp.nan)
     # In units in which neither factor nor product is a denormal.
     unit = 2.0**-30
     factors = reciprocal(total * unit, lack * unit)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._exact import add_exactly, divide_exactly
 from jsoftmax._reduce import row_exact_sweep, row_size, row_sweep
 from jsoftmax._typing import Along
 
@@ -67,26 +66,29 @@ def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Ar
     def step(state: _Support) -> _Support:
         level = state.level
         inside = y > -level
+        # Of what is above the threshold, not of y: no digits cancel near the root.
+        above = jnp.where(inside, y + level, 0)
         if alpha == 2:
-            sums = [jnp.where(inside, y, 0), inside.astype(y.dtype)]
-            (total, lack), (count, _) = row_exact_sweep(along, sums)
-            one, rounded = add_exactly(jnp.ones_like(total), -total)
-            root, rest = divide_exactly(one, rounded - lack, jnp.maximum(count, 1))
-            near, newton = root, root
-            is_root, short = count > 0, root > level
+            (total, rounded), (count, _) = row_exact_sweep(
+                along, [above, inside.astype(y.dtype)], 8
+            )
+            lack = (1 - total) - rounded
+            change = lack / jnp.maximum(count, 1)
+            newton = level + change
+            is_root = count > 0
         else:
-            # Of what is above the threshold, not of y: no digits cancel near the root. The largest
-            # entries apart: where one holds nearly all, 1 - M^2 keeps its digits.
+            # The largest entries apart: where one holds nearly all, 1 - M^2 keeps its digits.
             is_top = y == 0
-            below = jnp.where(inside & ~is_top, y + level, 0)
+            below = jnp.where(is_top, 0, above)
             sums = [below * below, below, *(x.astype(y.dtype) for x in (inside, is_top))]
             squares, total, count, tops = [a + b for a, b in row_exact_sweep(along, sums)]
             lack = (1 - level) * (1 + level) - (tops - 1) * level * level - squares
             total = total + tops * level
             norm = jnp.sqrt(1 - lack)
             newton = level + lack / (1 + norm) * norm / total
-            rest, is_root = _quadratic(lack, total, count)
-            near, root, short = level, level + rest, lack > 0
+            change, is_root = _quadratic(lack, total, count)
+        root = level + change
+        short = lack > 0
         low, high = jnp.where(short, level, state.low), jnp.where(short, state.high, level)
         # Where rounding would send it back, it has arrived.
         newton = jnp.where(short, jnp.maximum(newton, level), jnp.minimum(newton, level))
@@ -99,12 +101,12 @@ def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Ar
         # Supports are nested: those of one size are one.
         found = (count == state.entries) | (following == level)
         exact = found & is_root
-        moved = jnp.where(exact, near, following)
+        moved = jnp.where(exact, level, following)
         return _Support(
             state.sweeps + 1,
             jnp.where(is_root, count, jnp.inf),
             jnp.where(state.unfinished, moved, level),
-            jnp.where(state.unfinished, jnp.where(exact, rest, 0), state.rest),
+            jnp.where(state.unfinished, jnp.where(exact, change, 0), state.rest),
             low,
             high,
             state.unfinished & ~found,

@@ -17,9 +17,9 @@ import numpy as np
 from jax import Array, lax
 
 from jsoftmax._blocks import Blocks, blocks_of, window_sum
-from jsoftmax._exact import sum_exactly
+from jsoftmax._exact import fold_slabs, sum_exactly
 
-PARTS = 8
+_PARTS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
 # operands. Beyond that it takes ten times as long; with fewer slabs it stores more.
 SLABS = 12
@@ -61,7 +61,7 @@ def exact_sum(x: Array, axis: int) -> tuple[Array, Array]:
         if is_long(x, axis):
             return sum_exactly(_sum_of_pieces(x))
         # A value of its own: the exponentials would not be vectorised inside of a short sum.
-        return sum_exactly(lax.optimization_barrier(x), axis)
+        return _sum_of_parts(in_parts(lax.optimization_barrier(x), axis), axis % x.ndim)
 
     if not is_whole(x, axis):
         return plain(x)
@@ -136,20 +136,39 @@ def exact_sweep(sums: Sequence[Array], axis: int, slabs: int = SLABS) -> list[tu
         return [exact_sum(x, axis) for x in arrays]
 
     def together(*arrays: Array) -> list[tuple[Array, Array]]:
-        folded, beyond = _folded([_SUM] * len(arrays), arrays, slabs)
-        if beyond is not None:
-            folded = [jnp.concatenate(both, axis=-1) for both in zip(folded, beyond, strict=True)]
-        return [_sum_of_parts(x) for x in folded]
+        along = axis % arrays[0].ndim
+        rows = [in_parts(x, axis) for x in arrays]
+        if rows[0].shape[along + 1] >= slabs:
+            rows = fold_slabs(rows, [0.0] * len(rows), _add_all, slabs, along + 1)
+        return [_sum_of_parts(x, along) for x in rows]
 
-    if not is_long(sums[0], axis):
+    if not is_whole(sums[0], axis):
         return separately(*sums)
     return lax.platform_dependent(*sums, cpu=together, default=separately)
 
 
-def _sum_of_parts(x: Array) -> tuple[Array, Array]:
-    each, lacks = (part[..., 0] for part in sum_exactly(x))
-    total, lack = sum_exactly(each)
-    return total, lack + jnp.sum(lacks, axis=-1, keepdims=True)
+def _add_all(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+def in_parts(x: Array, axis: int) -> Array:
+    """Rows with their axis in 8 parts, [..., parts, V, ...], or in one: in which they are summed.
+
+    So that a row that is split over 2, 4 or 8 devices stays where it lies, if that costs nothing.
+    """
+    axis %= x.ndim
+    size = x.shape[axis]
+    free = is_long(x, axis) or (axis < x.ndim - 1 and size >= _PARTS * _PARTS)
+    parts = _PARTS if free and size % _PARTS == 0 else 1
+    return x.reshape(*x.shape[:axis], parts, size // parts, *x.shape[axis + 1 :])
+
+
+def _sum_of_parts(x: Array, axis: int) -> tuple[Array, Array]:
+    """Sum of rows whose axis is in parts, each added up exactly, and what it lacks."""
+    # The parts plainly: where they lie on several devices, an all-reduce.
+    each = (jnp.squeeze(part, axis + 1) for part in sum_exactly(x, axis + 1))
+    total, lack = (jnp.sum(part, axis=axis, keepdims=True, dtype=x.dtype) for part in each)
+    return total, lack
 
 
 class _Kind(NamedTuple):
@@ -176,8 +195,7 @@ def _folded(
     kinds: Sequence[_Kind], arrays: Sequence[Array], slabs: int
 ) -> tuple[Sequence[Array], Sequence[Array] | None]:
     """The parts of long rows, [..., parts, V]: slabs of them combined; and what is beyond these."""
-    parts = PARTS if arrays[0].shape[-1] % PARTS == 0 else 1
-    rows = [x.reshape(*x.shape[:-1], parts, -1) for x in arrays]
+    rows = [in_parts(x, -1) for x in arrays]
     size = rows[0].shape[-1]
     whole = size - size % slabs
     cut = [x[..., :whole].reshape(*x.shape[:-1], slabs, -1) for x in rows]

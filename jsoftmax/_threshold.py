@@ -79,7 +79,7 @@ def epsilon_mask(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
       A boolean array of the logits' shape.
@@ -122,7 +122,7 @@ def eta_mask(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers rows there.
+        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
       A boolean array of the logits' shape.

@@ -10,9 +10,9 @@ from jax import lax
 
 import jsoftmax
 from jsoftmax._kept import floor_of
-from jsoftmax._mass import terms
+from jsoftmax._mass import terms, unshifted_mass
 from jsoftmax._row import Settings, row_of
-from jsoftmax._sweep import largest, sweep
+from jsoftmax._sweep import exact_sweep, largest, sweep
 from jsoftmax._typing import Along
 from jsoftmax._window import largest as window_of
 from tests import real_logits, rows
@@ -72,6 +72,33 @@ def test_the_mass_beyond_the_largest_entry_keeps_its_accuracy(length: int, axis:
     np.testing.assert_allclose(total, weights.sum(axis_of), rtol=1e-6)
     peaked = weights.sum(axis_of) < 1.5
     np.testing.assert_allclose(others[peaked], beyond[peaked], rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 64, 1000, *LENGTHS[3:]])
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_one_pass_finds_the_largest_entry_and_the_mass(length: int, axis: int) -> None:
+    x = np.stack([rows.normal(length, scale) + scale for scale in (0.1, 3.0, 10.0)])
+    x[:, length // 3] = x.max(-1) + np.array([0, 20, 3])
+    y, axis_of = (x, -1) if axis == -1 else (x.T.copy(), 0)
+    peak, found = jax.jit(lambda x: unshifted_mass(x, axis_of))(y)
+    np.testing.assert_array_equal(np.squeeze(peak, axis_of), x.max(-1))
+    weights = np.exp(np.sort(x.astype(np.float64)))
+    total = np.squeeze(np.float64(found.total) + np.float64(found.lack), axis_of)
+    np.testing.assert_allclose(total, weights.sum(-1), rtol=1e-7)
+    others = np.squeeze(found.others, axis_of)
+    np.testing.assert_allclose(others, weights[:, :-1].sum(-1) / weights[:, -1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 64, 1000, *LENGTHS[3:]])
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_an_exact_sweep_says_what_rounding_took(length: int, axis: int) -> None:
+    x = np.stack([rows.normal(length, 1.0, seed) for seed in range(4)])
+    x = x if axis == -1 else x.T.copy()
+    found = jax.jit(lambda x: exact_sweep([jnp.abs(x), x * x], axis, 4))(x)
+    wide = x.astype(np.float64)
+    for (total, lack), want in zip(found, (np.abs(wide), wide * wide), strict=True):
+        got = np.squeeze(np.float64(total) + np.float64(lack), axis)
+        np.testing.assert_allclose(got, want.sum(axis), rtol=1e-7)
 
 
 @pytest.mark.parametrize("length", [1, 50, 64, 65, 2048, 2049, 5000])

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
-from jsoftmax import log_softmax, logsumexp, softmax
+from jsoftmax import entmax, entropy, log_softmax, logsumexp, softmax, sparsemax
 from tests import reference, rows
 from tests.compare import assert_close
 
@@ -172,3 +173,25 @@ def test_any_size_of_the_largest_logit() -> None:
         x = np.stack([sign * peak, sign * peak, np.full_like(peak, -np.inf)], axis=-1)
         want = np.broadcast_to([0.5, 0.5, 0], x.shape)
         np.testing.assert_allclose(softmax(x), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [2, 3, 9, 50, 1030])
+def test_nan_is_not_hidden_by_what_overflows(length: int) -> None:
+    for huge in (100.0, 1000.0, np.inf):
+        x = np.zeros((4, length), np.float32)
+        x[1] = huge
+        x[1, -1] = np.nan
+        for function in (softmax, log_softmax):
+            broken = np.isnan(jax.jit(function)(x))
+            np.testing.assert_array_equal(broken.all(-1), [False, True, False, False])
+            np.testing.assert_array_equal(broken.any(-1), broken.all(-1))
+
+
+@pytest.mark.parametrize("length", [10, 40, 2048])
+def test_export_with_any_batch(length: int) -> None:
+    (batch,) = export.symbolic_shape("batch")
+    x = rows.normal(3 * length, 2.0).reshape(3, length)
+    for function in (softmax, log_softmax, logsumexp, entropy, sparsemax, entmax):
+        shape = jax.ShapeDtypeStruct((batch, length), np.float32)
+        exported = export.export(jax.jit(function))(shape)
+        np.testing.assert_allclose(exported.call(x), function(x), rtol=1e-6, atol=1e-7)

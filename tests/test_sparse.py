@@ -107,6 +107,15 @@ def test_flat_rows_keep_their_relative_accuracy(alpha: float) -> None:
     np.testing.assert_allclose(traced(x, alpha), want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1100, 4096, 131072])
+def test_a_large_support_beside_a_dominant_entry_sums_to_one(length: int) -> None:
+    x = np.random.default_rng(0).uniform(0, 1e-6, (2, length)).astype(np.float32)
+    x[:, 0] = [0.9, 0.5]
+    p = np.asarray(jax.jit(sparsemax)(x), np.float64)
+    np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
+    assert ((p > 0).sum(-1) > length / 2).any()
+
+
 def test_in_float64() -> None:
     with jax.enable_x64(True):
         x = np.stack([rows.normal(50, scale, seed=4) for scale in (0.1, 1.0, 5.0)])
