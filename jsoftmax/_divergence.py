@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, common_dtype, compute_dtype
 from jsoftmax._exp import exp
-from jsoftmax._reduce import row_exact_sweep, row_peak, row_sum
+from jsoftmax._reduce import row_exact_sum_beside, row_peak, row_sum
 from jsoftmax._softmax import (
     Primals,
     Tangents,
@@ -80,9 +80,8 @@ def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
     peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
     mass = exp(z)
-    sums = row_exact_sweep(along, [mass * _if_present(z, -z), mass], slabs=4)
-    below, total = (a + b for a, b in sums)
-    return log_total + below / jnp.where(total == 0, 1, total)
+    below, lack = row_exact_sum_beside(mass * _if_present(z, -z), mass, along)
+    return log_total + (below + lack) * jnp.exp(-log_total)
 
 
 @partial(_entropy.defjvp, symbolic_zeros=True)

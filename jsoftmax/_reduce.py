@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from jsoftmax._mass import Mass, terms
-from jsoftmax._sweep import SLABS, exact_sum, exact_sweep, largest, sweep
+from jsoftmax._sweep import SLABS, exact_sum, exact_sum_beside, exact_sweep, largest, sweep
 from jsoftmax._typing import Along
 
 Tree = TypeVar("Tree")
@@ -52,6 +52,12 @@ def row_sum(x: Array, along: Along) -> Array:
 def row_exact_sum(x: Array, along: Along) -> tuple[Array, Array]:
     """Sum, and what the sum lacks: see `exact_sum`."""
     total = exact_sum(x, along.axis)
+    return lax.psum(total, along.axis_name) if along.axis_name else total
+
+
+def row_exact_sum_beside(x: Array, other: Array, along: Along) -> tuple[Array, Array]:
+    """Sum, and what the sum lacks: see `exact_sum_beside`."""
+    total = exact_sum_beside(x, other, along.axis)
     return lax.psum(total, along.axis_name) if along.axis_name else total
 
 
