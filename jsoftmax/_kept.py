@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax._exp import exp
 from jsoftmax._reduce import row_size, where_needed
 from jsoftmax._row import Row, Settings
 from jsoftmax._select import Selection, Weights, step_down
@@ -113,7 +112,7 @@ def counting(row: Row) -> Weights:
 
 def select_top_p(row: Row, floor: Array, total: Array, limit: Array) -> Selection:
     """The nucleus of the entries above the floor, which weigh so much in total."""
-    weights = Weights(entries=row.weights, at=lambda x: exp(row.z(x)))
+    weights = Weights(entries=row.weights, at=lambda x: jnp.exp(row.z(x)))
     return row.select(weights, limit, total, floor, limit < jnp.inf)
 
 

@@ -44,11 +44,13 @@ class Terms(NamedTuple):
         return Mass(total, rest + self.lack, self.beyond + self.lack + (self.ones - 1))
 
 
-def terms(x: Array, scale: Callable[[Array], Array], axis: int) -> Terms:
+def terms(
+    x: Array, scale: Callable[[Array], Array], axis: int, stored: Array | None = None
+) -> Terms:
     """The sum of exp(z) for z = scale(x), of which the largest is near 0, or -inf.
 
-    (The largest z need not be 0: a compiler that computes the logits twice, for the maximum and for
-    z, may round them differently.)
+    CPUs take exp(z) from where it is stored, if it is. (The largest z need not be 0: a compiler
+    that computes the logits twice, for the maximum and for z, may round them differently.)
     """
 
     def plain(x: Array) -> Terms:
@@ -60,15 +62,19 @@ def terms(x: Array, scale: Callable[[Array], Array], axis: int) -> Terms:
         ones = jnp.sum(near, axis=axis, keepdims=True, dtype=z.dtype)
         return Terms(ones, beyond, jnp.zeros_like(beyond))
 
-    def folded(x: Array) -> Terms:
-        others, lack, most, _ = _fold(scale(x), axis)
+    def folded(weight: Array) -> Terms:
+        others, lack, most = _fold(weight, axis)
         near = most > 0.99
         beyond, rest = add_exactly(others, jnp.where(near, most - 1, most))
-        return Terms(near.astype(x.dtype), beyond, lack + rest)
+        return Terms(near.astype(weight.dtype), beyond, lack + rest)
 
     if not is_whole(x, axis):
         return plain(x)
-    return lax.platform_dependent(x, cpu=folded, default=plain)
+    if stored is None:
+        return lax.platform_dependent(x, cpu=lambda x: folded(exp(scale(x))), default=plain)
+    return lax.platform_dependent(
+        x, stored, cpu=lambda _, stored: folded(stored), default=lambda x, _: plain(x)
+    )
 
 
 def unshifted_mass(x: Array, axis: int) -> tuple[Array, Mass]:
@@ -76,39 +82,44 @@ def unshifted_mass(x: Array, axis: int) -> tuple[Array, Mass]:
 
     The largest may overlook NaN, which the sum does not.
     """
-    others, lack, most, peak = _fold(x, axis)
+    others, lack, most, peak = _fold(exp(x), axis, x)
     total, rest = add_exactly(others, most)
     return peak, Mass(total, rest + lack, (others + lack) / most)
 
 
-def _fold(z: Array, axis: int) -> list[Array]:
-    """Sum of exp(z) but for the largest, what it lacks, that, and the largest z."""
+def _fold(weight: Array, axis: int, *beside: Array) -> list[Array]:
+    """The sum of the weights but for the largest, what it lacks, the largest, and those of others.
+
+    That is the largest of each array beside the weights.
+    """
+
+    def largest(left: Sequence[Array], right: Sequence[Array]) -> list[Array]:
+        return [_in_order(a, b)[0] for a, b in zip(left, right, strict=True)]
 
     def roughly(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
         more, less = _in_order(left[1], right[1])
-        return left[0] + right[0] + less, more, _in_order(left[2], right[2])[0]
+        return left[0] + right[0] + less, more, *largest(left[2:], right[2:])
 
     def exactly(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
         more, less = _in_order(left[2], right[2])
         others, lack = add_exactly(left[0], right[0])
         others, rest = add_exactly(others, less)
-        peak, _ = _in_order(left[3], right[3])
-        return others, left[1] + right[1] + (lack + rest), more, peak
+        return others, left[1] + right[1] + (lack + rest), more, *largest(left[3:], right[3:])
 
-    axis %= z.ndim
-    rows = in_parts(z, axis)
-    weight = exp(rows)
-    if rows.shape[axis + 1] < _SLABS[0][1]:
+    axis %= weight.ndim
+    weight, *highest = (in_parts(x, axis) for x in (weight, *beside))
+    if weight.shape[axis + 1] < _SLABS[0][1]:
         # A value of its own: it would not be vectorised inside of a short sum.
         weight = lax.optimization_barrier(weight)
-    operands = [jnp.zeros_like(weight), weight, rows]
-    for slabs, least in _SLABS:
-        if operands[0].shape[axis + 1] >= least:
-            operands = fold_slabs(operands, (0.0, 0.0, -jnp.inf), roughly, slabs, axis + 1)
-    others, most, highest = operands
-    operands = [others, jnp.zeros_like(others), most, highest]
+    least = [-jnp.inf] * len(beside)
+    operands = [jnp.zeros_like(weight), weight, *highest]
+    for slabs, shortest in _SLABS:
+        if operands[0].shape[axis + 1] >= shortest:
+            operands = fold_slabs(operands, [0.0, 0.0, *least], roughly, slabs, axis + 1)
+    others, *rest = operands
+    operands = [others, jnp.zeros_like(others), *rest]
     for dimension in (axis + 1, axis):
-        operands = fold(operands, (0.0, 0.0, 0.0, -jnp.inf), exactly, dimension)
+        operands = fold(operands, [0.0, 0.0, 0.0, *least], exactly, dimension)
         operands = [jnp.squeeze(x, dimension) for x in operands]
     return [jnp.expand_dims(x, axis) for x in operands]
 

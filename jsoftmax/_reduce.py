@@ -61,9 +61,11 @@ def row_exact_sum_beside(x: Array, other: Array, along: Along) -> tuple[Array, A
     return lax.psum(total, along.axis_name) if along.axis_name else total
 
 
-def row_mass(x: Array, scale: Callable[[Array], Array], along: Along) -> Mass:
+def row_mass(
+    x: Array, scale: Callable[[Array], Array], along: Along, stored: Array | None = None
+) -> Mass:
     """Sum of exp(z) for z = scale(x), of which the largest is near 0: see `terms`."""
-    found = terms(x, scale, along.axis)
+    found = terms(x, scale, along.axis, stored)
     return (lax.psum(found, along.axis_name) if along.axis_name else found).mass()
 
 

@@ -9,7 +9,6 @@ from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
-from jsoftmax._exp import exp
 from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count, vary_alike
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._typing import Along, Setting
@@ -90,12 +89,12 @@ class Row(NamedTuple):
     def weights(self, x: Array) -> Array:
         """The weights of all entries, where x are all logits."""
         if self.mass is None:
-            return exp(self.z(x))
-        return stored_on_cpus(self.mass, lambda x: exp(self.z(x)), x)
+            return jnp.exp(self.z(x))
+        return stored_on_cpus(self.mass, lambda x: jnp.exp(self.z(x)), x)
 
     def weight(self, x: Array, floor: Array) -> Array:
         """The weights of these entries, 0 where they are not above the floor."""
-        return jnp.where(x > floor, exp(self.z(x)), 0)
+        return jnp.where(x > floor, jnp.exp(self.z(x)), 0)
 
     def keeps(self, x: Array, floor: Array) -> Array:
         """Whether these entries are above the floor, and min-p keeps them."""
@@ -105,7 +104,7 @@ class Row(NamedTuple):
 
     def kept_weight(self, x: Array, floor: Array) -> Array:
         """The weights of these entries, 0 where they are not kept."""
-        return jnp.where(self.keeps(x, floor), exp(self.z(x)), 0)
+        return jnp.where(self.keeps(x, floor), jnp.exp(self.z(x)), 0)
 
     def mask(self, floor: Array) -> Array:
         """What is kept of the row."""
@@ -128,7 +127,7 @@ class Row(NamedTuple):
         shards = shard_count(self.along)
 
         def computed(x: Array) -> Array:
-            return block_sum(x, shards, of=lambda x: of(x, exp(self.z(x))))
+            return block_sum(x, shards, of=lambda x: of(x, jnp.exp(self.z(x))))
 
         if self.mass is None:
             sums = computed(self.x)
@@ -199,10 +198,14 @@ def _scale(temperature: Array, peak: Array) -> Scale:
     return Scale(unit, rate, temperature)
 
 
-def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settings]:
+def row_of(
+    logits: Array, settings: Settings, along: Along, *, weighed: bool = False
+) -> tuple[Row, Settings]:
     """Take the logits to their temperature, with the axis last. No gradient flows.
 
-    The settings come back with the axis last, and with those that have no effect turned off.
+    The settings come back with the axis last, and with those that have no effect turned off. The
+    weights are kept for top-p, or where they are weighed once more; not with top-k, whose window
+    answers most.
     """
     logits, settings = vary_alike((logits, settings), besides=along.axis_name)
     # The barrier keeps a compiler from computing the logits anew for each comparison with a cut,
@@ -230,8 +233,8 @@ def row_of(logits: Array, settings: Settings, along: Along) -> tuple[Row, Settin
     # Nothing in an invalid row is above its floor: it disturbs no loop.
     floor = jnp.where(invalid, jnp.inf, floor)
     mass = None
-    if top_p is not None and top_k is None:
-        mass = lax.optimization_barrier(exp(_z(x, peak, scale)))
+    if (weighed or top_p is not None) and top_k is None:
+        mass = lax.optimization_barrier(jnp.exp(_z(x, peak, scale)))
     row = Row(x, peak, scale, mass, floor, min_p, invalid, along)
     return row, Settings(temperature, top_k, top_p, min_p)
 

@@ -168,7 +168,7 @@ def _sample_and_log_prob(
     key: Array, logits: Array, settings: Settings, along: Along
 ) -> tuple[Array, Array]:
     key, logits, settings = vary_alike((key, logits, settings), besides=along.axis_name)
-    row, effective = row_of(logits, settings, along)
+    row, effective = row_of(logits, settings, along, weighed=True)
     kept = keep(row, effective)
     token = _draw_truncated(key, row, effective, kept)
     floor = cut(row, kept)
@@ -197,7 +197,11 @@ def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
         return jnp.where(row.keeps(x, floor), z, -jnp.inf)
 
     def of_row(x: Array) -> Array:
-        return log_sum_exp(x, kept_z, row.along)[1]
+        return log_sum_exp(x, kept_z, row.along, stored)[1]
+
+    stored = row.mass
+    if stored is not None and settings[1:] != (None, None, None):
+        stored = jnp.where(row.keeps(row.x, floor), stored, 0)
 
     if kept.window is None:
         return of_row(row.x)

@@ -220,13 +220,17 @@ def _divide_jvp(primals: tuple[Array, Array], tangents: Tangents) -> tuple[Array
     return quotient, divide(change, temperature)
 
 
-def log_sum_exp(x: Array, scale: Callable[[Array], Array], along: Along) -> tuple[Array, Array]:
+def log_sum_exp(
+    x: Array, scale: Callable[[Array], Array], along: Along, stored: Array | None = None
+) -> tuple[Array, Array]:
     """Compute sum exp(z) for z = scale(x), of which the largest is 0, or -inf, and its logarithm.
+
+    CPUs take exp(z) from where it is stored, if it is.
 
     Where one entry holds most of the mass, by log1p of what the others sum to, however small that
     is. Zero for a row with nothing allowed, so that z minus it is -inf there.
     """
-    mass = row_mass(x, scale, along)
+    mass = row_mass(x, scale, along, stored)
     log_total, _ = _log_of(mass, jnp.zeros_like(mass.total))
     return mass.total, log_total
 
