@@ -379,8 +379,10 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
 
     def unshifted_first(x: Array) -> Array:
         """Where exp(x) and its sum are floats, the pass that finds the largest entry is spared."""
-        # What is far too large may come to anything.
-        mass = jnp.where(x > 88, jnp.inf, exp(x))
+        mass = exp(x)
+        if mass.dtype == jnp.float32:
+            # What is far too large may come to anything.
+            mass = jnp.where(x > 88, jnp.inf, mass)
         total, lack = row_exact_sum(mass, along)
         # The reciprocal of a larger total would be a denormal, and count as zero.
         most = float(jnp.finfo(total.dtype).max) / 16

@@ -81,7 +81,7 @@ def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Ar
             is_top = y == 0
             below = jnp.where(is_top, 0, above)
             sums = [below * below, below, *(x.astype(y.dtype) for x in (inside, is_top))]
-            squares, total, count, tops = [a + b for a, b in row_exact_sweep(along, sums)]
+            squares, total, count, tops = [a + b for a, b in row_exact_sweep(along, sums, 8)]
             lack = (1 - level) * (1 + level) - (tops - 1) * level * level - squares
             total = total + tops * level
             norm = jnp.sqrt(1 - lack)

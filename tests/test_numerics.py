@@ -170,6 +170,19 @@ def test_float64_within_a_few_eps(length: int) -> None:
             assert (np.abs(np.asarray(got) - exact) <= 4 * eps * slack * spread).all()
 
 
+@pytest.mark.parametrize("largest", [80.0, 89.5, 300.25, 690.0])
+def test_float64_softmax_takes_nothing_off_large_logits(largest: float) -> None:
+    """Their exponentials are floats: a difference from the largest would be rounded."""
+    if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
+        pytest.skip("no long double on this machine to compare float64 with")
+    x = largest - np.abs(np.random.default_rng(0).normal(size=(4, 1000))) * 60
+    exact = np.exp(x.astype(np.longdouble))
+    exact /= exact.sum(-1, keepdims=True)
+    with jax.enable_x64(True):
+        got = np.asarray(jax.jit(softmax)(x), np.longdouble)
+    assert np.abs(got / exact - 1).max() <= 4 * np.finfo(np.float64).eps
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_rows_of_half_precision_sum_to_one(dtype: str) -> None:
     """Correct rounding of each entry keeps the sum near 1, with V as large as a vocabulary."""
