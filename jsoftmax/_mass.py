@@ -1,6 +1,6 @@
 """The sum of exp(z) over a row, and what it is beyond the largest entry.
 
-On CPUs long rows are folded: a few slabs of a row are combined entry by entry, to the largest
+On CPUs rows are folded: a few slabs of a row are combined entry by entry, to the largest
 weight of each column and the sum of the others, in one reduction that stores nothing else.
 """
 
