@@ -10,17 +10,17 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, common_dtype, compute_dtype
 from jsoftmax._exp import exp
-from jsoftmax._reduce import row_exact_sum_beside, row_peak, row_sum
-from jsoftmax._softmax import (
-    Primals,
-    Tangents,
+from jsoftmax._normalizer import (
+    Known,
+    KnownPrimals,
+    KnownTangents,
     contract,
-    drop_zeros,
-    inverse,
+    differentiable,
     normalizer,
-    scaled_tangent,
-    shift,
+    summed,
 )
+from jsoftmax._reduce import row_exact_sum_beside, row_peak, row_sum
+from jsoftmax._shift import drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -71,30 +71,35 @@ def entropy(
     return jnp.squeeze(result.astype(rows.logits.dtype), rows.along.axis)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
     """Entropy in the compute dtype, with the axis kept."""
+    return _entropy_of(logits, temperature, summed(logits, temperature, along), along)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _entropy_of(logits: Array, temperature: Array | None, known: Known, along: Along) -> Array:
     # H = log s - sum exp(z) z / s: one pass over the logits sums both.
-    _, log_total = normalizer(logits, temperature, along)
     peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
     mass = exp(z)
     below, lack = row_exact_sum_beside(mass * _if_present(z, -z), mass, along)
-    return log_total + (below + lack) * jnp.exp(-log_total)
+    return known.log_total + (below + lack) * jnp.exp(-known.log_total)
 
 
-@partial(_entropy.defjvp, symbolic_zeros=True)
-def _entropy_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
+@partial(_entropy_of.defjvp, symbolic_zeros=True)
+def _entropy_of_jvp(
+    along: Along, primals: KnownPrimals, tangents: KnownTangents
+) -> tuple[Array, Array]:
     # dH = -sum p (log p + H) dz = sum p (-log p) dz - H sum p dz
-    logits, temperature = primals
-    peak, log_total = normalizer(logits, temperature, along)
-    result = _entropy(logits, temperature, along)
+    logits, temperature, constant = primals
+    peak, log_total, _ = differentiable(logits, temperature, constant, along)
+    result = _entropy_of(logits, temperature, constant, along)
 
     def of_surprise(z: Array, p: Array, change: Array) -> Array:
         return row_sum(p * _if_present(z, log_total - z - result) * change, along)
 
-    dot = contract(of_surprise, logits, temperature, peak, log_total, tangents)
+    dot = contract(of_surprise, logits, temperature, peak, log_total, tangents[:2])
     return result, dot * inverse(temperature)
 
 
@@ -176,8 +181,8 @@ def _kl_divergence(
     The terms p (exp(u) - 1 - u) = q - p - p u, with u = log q - log p, have the same sum, are never
     negative, and hardly feel the rounding of the two normalisers.
     """
-    p_peak, p_total = normalizer(p_logits, temperature, along)
-    q_peak, q_total = normalizer(q_logits, temperature, along)
+    p_peak, p_total, _ = normalizer(p_logits, temperature, along)
+    q_peak, q_total, _ = normalizer(q_logits, temperature, along)
     z_p = shift(p_logits, temperature, p_peak)
     z_q = shift(q_logits, temperature, q_peak)
     p, q = exp(z_p - p_total), exp(z_q - q_total)
@@ -214,8 +219,8 @@ def _kl_divergence_jvp(
 ) -> tuple[Array, Array]:
     # dKL = sum p (-u - KL) dz_p + sum (q - p) dz_q, and an infinite KL is constant
     p_logits, q_logits, temperature = primals
-    p_peak, p_total = normalizer(p_logits, temperature, along)
-    q_peak, q_total = normalizer(q_logits, temperature, along)
+    p_peak, p_total, _ = normalizer(p_logits, temperature, along)
+    q_peak, q_total, _ = normalizer(q_logits, temperature, along)
     result = _kl_divergence(p_logits, q_logits, temperature, along)
     constant = (result == jnp.inf) | ((p_peak == -jnp.inf) & ~jnp.isnan(result))
     of_p, of_temperature = drop_zeros((tangents[0], tangents[2]))

@@ -21,7 +21,7 @@ from jsoftmax._checks import (
     check_temperature,
 )
 from jsoftmax._reduce import row_max, row_size, row_sum, row_sweep, shard_index
-from jsoftmax._softmax import inverse, scaled_tangent, shift
+from jsoftmax._shift import inverse, scaled_tangent, shift
 from jsoftmax._sparse import bend, deformed_log, log_positive, sparse_map
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 

@@ -20,8 +20,9 @@ from jax.custom_derivatives import SymbolicZero
 from jsoftmax._checks import compute_dtype
 from jsoftmax._exp import exp
 from jsoftmax._losses import entry
+from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import group_sum, row_peak, row_sweep
-from jsoftmax._softmax import drop_zeros, normalizer, shift
+from jsoftmax._shift import drop_zeros, shift
 from jsoftmax._typing import Along
 
 _ROWS = Along(1)
@@ -80,7 +81,7 @@ def _fit_jvp(
     ) -> tuple[Array, Array]:
         of_logits, of_weight = known
         of_row = _of_rows(temperature, group)[:, None]
-        peak, log_total = normalizer(logits, of_row, _ROWS)
+        peak, log_total, _ = normalizer(logits, of_row, _ROWS)
         z = shift(logits, of_row, peak)
         p = exp(z - log_total)
         z = jnp.where(z == -jnp.inf, 0, z)

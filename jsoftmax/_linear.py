@@ -29,8 +29,9 @@ from jsoftmax._checks import (
 )
 from jsoftmax._exp import exp
 from jsoftmax._losses import Parts, combine
+from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import row_max, row_sum, shard_count, shard_index, vary_alike
-from jsoftmax._softmax import inverse, normalizer, shift
+from jsoftmax._shift import inverse, shift
 from jsoftmax._typing import Along, AxisName, Setting
 from jsoftmax._watch import watch_rows
 
@@ -382,7 +383,7 @@ def _sums(
 
     def step(start: Array | int, size: int, so_far: Sums | None) -> Sums:
         x, _, _ = _logits(operands, start, size, plan)
-        peak, log_total = normalizer(x, temperature, _ROW)
+        peak, log_total, _ = normalizer(x, temperature, _ROW)
         others = jnp.expm1(log_total)
         at_label = _held(x, index - start)
         total, count = jnp.zeros_like(peak), jnp.zeros_like(peak)

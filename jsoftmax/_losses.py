@@ -23,15 +23,9 @@ from jsoftmax._checks import (
     compute_dtype,
 )
 from jsoftmax._exp import exp
+from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import row_size, row_sum, shard_index
-from jsoftmax._softmax import (
-    divide,
-    drop_zeros,
-    inverse,
-    normalizer,
-    scaled_tangent,
-    shift,
-)
+from jsoftmax._shift import divide, drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -184,7 +178,7 @@ def _log_sum(parts: Parts, temperature: Array | None) -> tuple[Array, Array]:
 def _parts_of_label(
     logits: Array, temperature: Array | None, index: Array, along: Along, smooth: bool
 ) -> tuple[Array, Array, Array, Array, Array]:
-    peak, log_total = normalizer(logits, temperature, along)
+    peak, log_total, _ = normalizer(logits, temperature, along)
     at_label = shift(entry(logits, index, along), temperature, peak)
     # A compiler may have computed the label's logit and the largest one apart.
     cost = -jnp.minimum(at_label, 0)
@@ -231,7 +225,7 @@ def _parts_of_label_jvp(
 def _parts_of_distribution(
     logits: Array, temperature: Array | None, target: Array, along: Along, smooth: bool
 ) -> tuple[Array, Array, Array, Array, Array]:
-    peak, log_total = normalizer(logits, temperature, along)
+    peak, log_total, _ = normalizer(logits, temperature, along)
     z = shift(logits, temperature, peak)
     weight = _weight(target, peak)
     mass = row_sum(weight, along)

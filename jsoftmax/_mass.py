@@ -14,6 +14,9 @@ from jsoftmax._exact import add_exactly, fold, fold_slabs
 from jsoftmax._exp import exp
 from jsoftmax._sweep import in_parts, is_whole
 
+MODERATE = (-0.5, 70.0)
+"""Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
+
 _SLABS = ((8, 8), (12, 128))
 """How many are combined at a time, and in how long a row at least; more would not be vectorised."""
 

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jsoftmax._checks import check_axis_name, check_logits, check_rows, common_dtype, compute_dtype
 from jsoftmax._exp import exp
 from jsoftmax._reduce import row_max, row_sum, shard_sum
-from jsoftmax._softmax import shift
+from jsoftmax._shift import shift
 from jsoftmax._typing import Along, AxisName
 
 

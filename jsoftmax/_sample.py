@@ -16,9 +16,10 @@ from jsoftmax._checks import check_key, check_rows
 from jsoftmax._draw import blocks_in_window, draw, entry_at
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import Kept, cut, keep
+from jsoftmax._normalizer import log_sum_exp, normalizer
 from jsoftmax._reduce import vary_alike, where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
-from jsoftmax._softmax import drop_zeros, log_sum_exp, normalizer, shift
+from jsoftmax._shift import drop_zeros, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -236,7 +237,7 @@ def _differentiable_jvp(
 
     def written_out(x: Array, temperature: Array | None) -> Array:
         kept = x if mask is None else jnp.where(mask, x, jnp.asarray(-jnp.inf, x.dtype))
-        peak, log_total = normalizer(kept, temperature, along)
+        peak, log_total, _ = normalizer(kept, temperature, along)
         logit = entry_at(kept, token, along)
         difference = shift(logit, temperature, peak) - log_total
         return jnp.where(logit == -jnp.inf, -jnp.inf, difference)

@@ -2,13 +2,10 @@
 
 With z = (x - max x) / T, s = sum exp(z) and L = log s: softmax = exp(z) / s, log_softmax = z - L
 and logsumexp = max x + T L. (At T = 1 softmax shifts x by less, or not at all, so that the shift is
-not rounded.) The largest entry is a constant of the derivative, since none of the
-three depends on the shift. Entries that are not allowed are -inf here, and -inf stays constant
-under differentiation.
+not rounded.)
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -16,27 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
-from jsoftmax._exact import add_exactly, log_exactly, reciprocal
+from jsoftmax._exact import add_exactly, reciprocal
 from jsoftmax._exp import exp
-from jsoftmax._mass import Mass, unshifted_mass
-from jsoftmax._reduce import row_exact_sum, row_mass, row_peak, row_sum, where_needed
-from jsoftmax._sweep import is_long, is_whole
+from jsoftmax._mass import MODERATE, unshifted_mass
+from jsoftmax._normalizer import (
+    Known,
+    KnownPrimals,
+    KnownTangents,
+    differentiable,
+    mean_tangent,
+    summed,
+)
+from jsoftmax._reduce import row_exact_sum, row_peak, row_sum, where_needed
+from jsoftmax._shift import Tangents, drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
-
-_MODERATE = (-0.5, 70.0)
-"""Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
-_LEAST_MODERATE = -30.0
-"""That where the others weigh more than `_FEW`, so that what underflows does not count."""
-_FEW = 1e-9
-
-Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
 
 
 def softmax(
@@ -181,185 +178,6 @@ def logsumexp(
     return result if keepdims else jnp.squeeze(result, rows.along.axis)
 
 
-def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
-    """Compute z = (x - max x) / T in the compute dtype, -inf where x is.
-
-    At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only
-    zeros.
-    """
-    x = logits.astype(peak.dtype)
-    # One that can be subtracted from -inf.
-    peak = jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
-    if temperature is None:
-        return x - peak
-    absent = x == -jnp.inf
-    # At T > 1 in quarters: no difference overflows, and the reciprocal of a huge T stays normal.
-    unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
-    present = jnp.where(absent, 0, x * unit - peak * unit)
-    quotient = divide(present, jnp.where(temperature == 0, 1, temperature * unit))
-    limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
-    return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
-
-
-@jax.custom_jvp
-def divide(x: Array, temperature: Array) -> Array:
-    """Divide by T, with a derivative that does not square T: a tiny T gives no inf * 0 at x = 0."""
-    return x / temperature
-
-
-@partial(divide.defjvp, symbolic_zeros=True)
-def _divide_jvp(primals: tuple[Array, Array], tangents: Tangents) -> tuple[Array, Array]:
-    # d(x / T) = (dx - (x / T) dT) / T, and an overflow to -inf is a constant
-    x, temperature = primals
-    quotient = divide(x, temperature)
-    of_x, of_temperature = drop_zeros(tangents)
-    change = jnp.zeros_like(x) if of_x is None else of_x
-    if of_temperature is not None:
-        finite = jnp.where(jnp.isfinite(quotient), quotient, 0)
-        change = change - finite * of_temperature
-    return quotient, divide(change, temperature)
-
-
-def log_sum_exp(
-    x: Array, scale: Callable[[Array], Array], along: Along, stored: Array | None = None
-) -> tuple[Array, Array]:
-    """Compute sum exp(z) for z = scale(x), of which the largest is 0, or -inf, and its logarithm.
-
-    CPUs take exp(z) from where it is stored, if it is.
-
-    Where one entry holds most of the mass, by log1p of what the others sum to, however small that
-    is. Zero for a row with nothing allowed, so that z minus it is -inf there.
-    """
-    mass = row_mass(x, scale, along, stored)
-    log_total, _ = _log_of(mass, jnp.zeros_like(mass.total))
-    return mass.total, log_total
-
-
-def _log_of(mass: Mass, peak: Array) -> tuple[Array, Array]:
-    """Logarithm of the sum of exp(x), less the largest x, and what that lacks."""
-    log_total, lack = log_exactly(jnp.where(mass.total == 0, 1, mass.total), mass.lack)
-    log_total, rest = add_exactly(log_total, -peak)
-    log_total, lack = add_exactly(log_total, lack + rest)
-    most = (mass.others < 0.5) & (mass.total > 0)
-    return jnp.where(most, jnp.log1p(mass.others), log_total), jnp.where(most, 0, lack)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-@partial(jax.jit, static_argnums=2)
-def normalizer(logits: Array, temperature: Array | None, along: Along) -> tuple[Array, Array]:
-    """The largest entry, a constant under differentiation, and L = log sum exp(z): both per row."""
-    peak, log_total, _ = _normalizer(logits, temperature, along)
-    return peak, log_total
-
-
-def _normalizer(
-    logits: Array, temperature: Array | None, along: Along
-) -> tuple[Array, Array, Array]:
-    """The same, and what L lacks."""
-    x = logits.astype(compute_dtype(logits.dtype))
-
-    def shifted(x: Array) -> tuple[Array, Array, Array]:
-        peak = row_peak(x, along)
-        mass = row_mass(x, lambda x: shift(x, temperature, peak), along)
-        log_total, lack = _log_of(mass, jnp.zeros_like(peak))
-        return jnp.where(mass.total == 0, -jnp.inf, peak), log_total, lack
-
-    def unshifted_first(x: Array) -> tuple[Array, Array, Array]:
-        peak, mass = unshifted_mass(x, along.axis)
-        again = ~((peak > _LEAST_MODERATE) & (peak < _MODERATE[1]))
-        # What underflowed in a row of small logits may be all there is besides the largest.
-        again |= (peak < _MODERATE[0]) & (mass.others < _FEW)
-        sound = Mass(*(jnp.where(again, 1, number) for number in mass))
-        return where_needed(again, shifted, x, (peak, *_log_of(sound, jnp.where(again, 0, peak))))
-
-    if temperature is not None or along.axis_name or not is_whole(x, along.axis):
-        return shifted(x)
-    return lax.platform_dependent(x, cpu=unshifted_first, default=shifted)
-
-
-@partial(normalizer.defjvp, symbolic_zeros=True)
-def _normalizer_jvp(
-    along: Along, primals: Primals, tangents: Tangents
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    # dL = sum p dz
-    logits, temperature = primals
-    known = normalizer(logits, temperature, along)
-    dot = _mean_tangent(logits, temperature, known, tangents, along)
-    return known, (jnp.zeros_like(known[0]), dot * inverse(temperature))
-
-
-def _mean_tangent(
-    logits: Array,
-    temperature: Array | None,
-    known: tuple[Array, Array],
-    tangents: Tangents,
-    along: Along,
-) -> Array:
-    """Compute sum p (T dz), given the normalizer."""
-
-    def mean(_z: Array, p: Array, change: Array) -> Array:
-        return row_sum(p * change, along)
-
-    peak, log_total = known
-    x = logits.astype(compute_dtype(logits.dtype))
-    # That which the sum was taken with, where one exp(z) then serves both.
-    peak = lax.platform_dependent(
-        x, peak, cpu=lambda _, peak: peak, default=lambda x, _: row_peak(x, along)
-    )
-    return contract(mean, logits, temperature, peak, log_total, tangents)
-
-
-def contract(
-    of: Callable[[Array, Array, Array], Array],
-    logits: Array,
-    temperature: Array | None,
-    peak: Array,
-    log_total: Array,
-    tangents: Tangents,
-) -> Array:
-    """A sum over the row of z, p and T dz; the backward pass keeps the logits, not p."""
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def recomputed(
-        logits: Array,
-        temperature: Array | None,
-        peak: Array,
-        log_total: Array,
-        tangents: tuple[Array | None, Array | None],
-    ) -> Array:
-        z = shift(logits, temperature, peak)
-        change = scaled_tangent(z, *tangents)
-        return of(z, exp(z) * jnp.exp(-log_total), change)
-
-    known = drop_zeros(tangents)
-    return recomputed(logits, temperature, peak, log_total, known)
-
-
-def drop_zeros(tangents: Tangents) -> tuple[Array | None, Array | None]:
-    """The tangents of the logits and the temperature, None where one is known to be zero."""
-    of_logits, of_temperature = tangents
-    return (
-        None if isinstance(of_logits, SymbolicZero) else of_logits,
-        None if isinstance(of_temperature, SymbolicZero) else of_temperature,
-    )
-
-
-def scaled_tangent(z: Array, of_logits: Array | None, of_temperature: Array | None) -> Array:
-    """T dz = dx - z dT, with 0 for z at -inf; None is a tangent of zero."""
-    change = jnp.zeros_like(z) if of_logits is None else of_logits.astype(z.dtype)
-    if of_temperature is None:
-        return change
-    return change - jnp.where(z == -jnp.inf, 0, z) * of_temperature
-
-
-def inverse(temperature: Array | None) -> Array | float:
-    """1 / T, but 0 at the limits T = 0 and T = inf, where gradients vanish."""
-    if temperature is None:
-        return 1.0
-    reciprocal = 1 / jnp.where(temperature == 0, jnp.inf, temperature)
-    return jnp.minimum(reciprocal, jnp.finfo(temperature.dtype).max)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
@@ -380,13 +198,10 @@ def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     def unshifted_first(x: Array) -> Array:
         """Where exp(x) and its sum are floats, the pass that finds the largest entry is spared."""
         mass = exp(x)
-        if mass.dtype == jnp.float32:
-            # What is far too large may come to anything.
-            mass = jnp.where(x > 88, jnp.inf, mass)
         total, lack = row_exact_sum(mass, along)
         # The reciprocal of a larger total would be a denormal, and count as zero.
         most = float(jnp.finfo(total.dtype).max) / 16
-        again = ~((total > math.exp(_MODERATE[0])) & (total < most)) & ~jnp.isnan(total)
+        again = ~((total > math.exp(MODERATE[0])) & (total < most)) & ~jnp.isnan(total)
         p = _quotient(mass, total, lack, ~again).astype(logits.dtype)
         instead = without_storing if is_long(x, along.axis) else shifted
         return where_needed(again, instead, x, p)
@@ -402,7 +217,7 @@ def _exact_shift(peak: Array) -> Array:
     Zero where the largest is moderate, else a whole number that brings it there: an entry whose
     difference from that is rounded is too small for its probability to be a float.
     """
-    least, most = _MODERATE
+    least, most = MODERATE
     # A larger one is whole itself, and the difference here would be rounded, by more than `most`.
     whole = peak >= 2.0 ** jnp.finfo(peak.dtype).nmant
     return jnp.where(whole, peak, jnp.floor(peak - jnp.clip(peak, least, most)))
@@ -461,32 +276,37 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
     return rounded, spread(rounded, logits, temperature, peak, of_logits, of_temperature)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
+    return _log_p(logits, temperature, summed(logits, temperature, along), along)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _log_p(logits: Array, temperature: Array | None, known: Known, along: Along) -> Array:
+    del along
     # The barrier makes z a value of its own: XLA:CPU would store one that serves the sum as well.
-    parts = lax.optimization_barrier(_normalizer(logits, temperature, along))
+    known = Known(*lax.optimization_barrier(known))
     if temperature is not None:
-        peak, log_total, _ = parts
-        return (shift(logits, temperature, peak) - log_total).astype(logits.dtype)
-    log_sum, lack = _log_sum(*parts)
+        return (shift(logits, temperature, known.peak) - known.log_total).astype(logits.dtype)
+    log_sum, lack = _log_sum(known)
     x = logits.astype(log_sum.dtype)
     log_p, rest = add_exactly(x, -log_sum)
     return jnp.where(log_p == -jnp.inf, log_p, log_p + (rest - lack)).astype(logits.dtype)
 
 
-def _log_sum(peak: Array, log_total: Array, lack: Array) -> tuple[Array, Array]:
+def _log_sum(known: Known) -> tuple[Array, Array]:
     """The sum max x + L, the least float for a row with nothing allowed, and what it lacks."""
-    log_sum, rest = add_exactly(jnp.maximum(peak, -jnp.finfo(peak.dtype).max), log_total)
-    return log_sum, lack + rest
+    peak = jnp.maximum(known.peak, -jnp.finfo(known.peak.dtype).max)
+    log_sum, rest = add_exactly(peak, known.log_total)
+    return log_sum, known.lack + rest
 
 
-@partial(_log_softmax.defjvp, symbolic_zeros=True)
-def _log_softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
+@partial(_log_p.defjvp, symbolic_zeros=True)
+def _log_p_jvp(along: Along, primals: KnownPrimals, tangents: KnownTangents) -> tuple[Array, Array]:
     # d log p = dz - sum p dz, and 0 where log p stays -inf
-    logits, temperature = primals
-    known = normalizer(logits, temperature, along)
-    mean = _mean_tangent(logits, temperature, known, tangents, along)
+    logits, temperature, constant = primals
+    known = differentiable(logits, temperature, constant, along)
+    mean = mean_tangent(logits, temperature, known, tangents[:2], along)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def subtract(
@@ -496,30 +316,35 @@ def _log_softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tupl
         change = (scaled_tangent(z, *tangents) - mean) * inverse(temperature)
         return jnp.where(z == -jnp.inf, 0, change).astype(logits.dtype)
 
-    change = subtract(logits, known[0], mean, drop_zeros(tangents))
-    return _log_softmax(logits, temperature, along), change
+    change = subtract(logits, known.peak, mean, drop_zeros(tangents[:2]))
+    return _log_p(logits, temperature, constant, along), change
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def _logsumexp(logits: Array, temperature: Array | None, along: Along) -> Array:
-    peak, log_total, lack = _normalizer(logits, temperature, along)
+    return _smooth_maximum(logits, temperature, summed(logits, temperature, along), along)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _smooth_maximum(logits: Array, temperature: Array | None, known: Known, along: Along) -> Array:
+    del along
     if temperature is not None:
-        log_total = jnp.where(log_total == 0, 0, temperature * log_total)
-        return (peak + log_total).astype(logits.dtype)
-    log_sum, lack = _log_sum(peak, log_total, lack)
-    return jnp.where(peak == -jnp.inf, peak, log_sum + lack).astype(logits.dtype)
+        log_total = jnp.where(known.log_total == 0, 0, temperature * known.log_total)
+        return (known.peak + log_total).astype(logits.dtype)
+    log_sum, lack = _log_sum(known)
+    return jnp.where(known.peak == -jnp.inf, known.peak, log_sum + lack).astype(logits.dtype)
 
 
-@partial(_logsumexp.defjvp, symbolic_zeros=True)
-def _logsumexp_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
+@partial(_smooth_maximum.defjvp, symbolic_zeros=True)
+def _smooth_maximum_jvp(
+    along: Along, primals: KnownPrimals, tangents: KnownTangents
+) -> tuple[Array, Array]:
     # d(T L + max x) = sum p (T dz) + L dT
-    logits, temperature = primals
-    known = normalizer(logits, temperature, along)
-    result = _logsumexp(logits, temperature, along)
-
-    tangent = _mean_tangent(logits, temperature, known, tangents, along)
-    _, of_temperature = drop_zeros(tangents)
+    logits, temperature, constant = primals
+    known = differentiable(logits, temperature, constant, along)
+    tangent = mean_tangent(logits, temperature, known, tangents[:2], along)
+    _, of_temperature = drop_zeros(tangents[:2])
     if of_temperature is not None:
-        tangent = tangent + known[1] * of_temperature
+        tangent = tangent + known.log_total * of_temperature
+    result = _smooth_maximum(logits, temperature, constant, along)
     return result, tangent.astype(logits.dtype)

@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import Rows, check_alpha, check_rows, check_temperature, compute_dtype
 from jsoftmax._reduce import row_max, row_sum
-from jsoftmax._softmax import inverse, shift, softmax
+from jsoftmax._shift import inverse, shift
+from jsoftmax._softmax import softmax
 from jsoftmax._sparse_root import solve
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
 from jsoftmax._reduce import row_max
-from jsoftmax._softmax import divide, shift
+from jsoftmax._shift import divide, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 

@@ -11,9 +11,9 @@ from jax.typing import ArrayLike
 from jsoftmax._checks import check_rows, check_setting
 from jsoftmax._exp import exp
 from jsoftmax._kept import floor_of
+from jsoftmax._normalizer import log_sum_exp
 from jsoftmax._reduce import row_peak, row_sum
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
-from jsoftmax._softmax import log_sum_exp
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 

@@ -113,18 +113,18 @@ LEAST = math.log(float(np.finfo(np.float32).tiny))
 
 
 def test_the_exponential_is_rounded_well() -> None:
-    """Within 0.71 units in the last place, wherever it is a normal float (XLA's own: 1.01)."""
+    """Within 0.88 units in the last place, wherever it is a normal float (XLA's own: 1.01)."""
     x = np.concatenate([np.linspace(LEAST + 1e-5, 88, 2_000_001), -np.logspace(-30, 1.9, 100_000)])
     x = np.sort(x.astype(np.float32))
     got = np.asarray(jax.jit(exp)(x), np.float64)
     want = np.exp(x.astype(np.float64))
     ulp = np.spacing(want.astype(np.float32)).astype(np.float64)
-    assert (np.abs(got - want) / ulp).max() < 0.715
+    assert (np.abs(got - want) / ulp).max() < 0.885
 
 
 def test_the_exponential_at_its_ends() -> None:
-    x = jnp.array([-jnp.inf, -1e30, LEAST - 1e-4, -0.0, 0.0, jnp.nan], jnp.float32)
-    want = np.array([0, 0, 0, 1, 1, np.nan], np.float32)
+    x = jnp.array([-jnp.inf, -1e30, LEAST - 1e-4, -0.0, 0.0, 89.0, jnp.inf, jnp.nan], jnp.float32)
+    want = np.array([0, 0, 0, 1, 1, np.inf, np.inf, np.nan], np.float32)
     for function in (exp, jax.jit(exp), jax.vmap(exp)):
         np.testing.assert_array_equal(function(x), want)
     np.testing.assert_array_equal(jax.jit(jax.vmap(jax.grad(exp)))(x), want)

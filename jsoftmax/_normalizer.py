@@ -1,0 +1,175 @@
+"""The normalizer L = log sum exp(z) of softmax, and its derivative.
+
+A row is summed once: its functions take what is `summed` along as a constant, and their derivative
+rules what is `differentiable` of it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+from jsoftmax._checks import compute_dtype
+from jsoftmax._exact import add_exactly, log_exactly
+from jsoftmax._exp import exp
+from jsoftmax._mass import MODERATE, Mass, unshifted_mass
+from jsoftmax._reduce import row_mass, row_peak, row_sum, where_needed
+from jsoftmax._shift import Tangents, drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._sweep import is_whole
+from jsoftmax._typing import Along
+
+_LEAST_MODERATE = -30.0
+"""A largest entry that is moderate where the others weigh more than `_FEW`.
+
+What underflows does not count then.
+"""
+_FEW = 1e-9
+
+
+class Known(NamedTuple):
+    """What is known of a row once it is summed."""
+
+    peak: Array
+    """The largest entry: a constant under differentiation."""
+    log_total: Array
+    """L = log sum exp(z)."""
+    lack: Array
+    """What rounding took from L."""
+
+
+KnownPrimals: TypeAlias = tuple[Array, Array | None, Known]
+"""Logits, temperature (None is the temperature one) and what is known of them."""
+
+KnownTangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None, object]
+
+
+def log_sum_exp(
+    x: Array, scale: Callable[[Array], Array], along: Along, stored: Array | None = None
+) -> tuple[Array, Array]:
+    """Compute sum exp(z) for z = scale(x), of which the largest is 0, or -inf, and its logarithm.
+
+    CPUs take exp(z) from where it is stored, if it is.
+
+    Where one entry holds most of the mass, by log1p of what the others sum to, however small that
+    is. Zero for a row with nothing allowed, so that z minus it is -inf there.
+    """
+    mass = row_mass(x, scale, along, stored)
+    log_total, _ = _log_of(mass, jnp.zeros_like(mass.total))
+    return mass.total, log_total
+
+
+def _log_of(mass: Mass, peak: Array) -> tuple[Array, Array]:
+    """Logarithm of the sum of exp(x), less the largest x, and what that lacks."""
+    log_total, lack = log_exactly(jnp.where(mass.total == 0, 1, mass.total), mass.lack)
+    log_total, rest = add_exactly(log_total, -peak)
+    log_total, lack = add_exactly(log_total, lack + rest)
+    most = (mass.others < 0.5) & (mass.total > 0)
+    return jnp.where(most, jnp.log1p(mass.others), log_total), jnp.where(most, 0, lack)
+
+
+def normalizer(logits: Array, temperature: Array | None, along: Along) -> Known:
+    """The largest entry and L of each row, with the derivative of L."""
+    known = summed(logits, temperature, along)
+    return differentiable(logits, temperature, known, along)
+
+
+def summed(logits: Array, temperature: Array | None, along: Along) -> Known:
+    """The same as constants: a function of the row that takes them along sums it once.
+
+    And not once more in its derivative rule, where `differentiable` gives them back theirs.
+    """
+    return _summed(*lax.stop_gradient((logits, temperature)), along)
+
+
+@partial(jax.jit, static_argnums=2)
+def _summed(logits: Array, temperature: Array | None, along: Along) -> Known:
+    x = logits.astype(compute_dtype(logits.dtype))
+
+    def shifted(x: Array) -> Known:
+        peak = row_peak(x, along)
+        mass = row_mass(x, lambda x: shift(x, temperature, peak), along)
+        log_total, lack = _log_of(mass, jnp.zeros_like(peak))
+        return Known(jnp.where(mass.total == 0, -jnp.inf, peak), log_total, lack)
+
+    def unshifted_first(x: Array) -> Known:
+        peak, mass = unshifted_mass(x, along.axis)
+        again = ~((peak > _LEAST_MODERATE) & (peak < MODERATE[1]))
+        # What underflowed in a row of small logits may be all there is besides the largest.
+        again |= (peak < MODERATE[0]) & (mass.others < _FEW)
+        sound = Mass(*(jnp.where(again, 1, number) for number in mass))
+        known = Known(peak, *_log_of(sound, jnp.where(again, 0, peak)))
+        return where_needed(again, shifted, x, known)
+
+    if temperature is not None or along.axis_name or not is_whole(x, along.axis):
+        return shifted(x)
+    return lax.platform_dependent(x, cpu=unshifted_first, default=shifted)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def differentiable(logits: Array, temperature: Array | None, known: Known, along: Along) -> Known:
+    """What is known of a row, as a function of its logits."""
+    del logits, temperature, along
+    return known
+
+
+@partial(differentiable.defjvp, symbolic_zeros=True)
+def _differentiable_jvp(
+    along: Along, primals: KnownPrimals, tangents: KnownTangents
+) -> tuple[Known, Known]:
+    # dL = sum p dz
+    logits, temperature, known = primals
+    known = differentiable(logits, temperature, known, along)
+    dot = mean_tangent(logits, temperature, known, tangents[:2], along)
+    zero = jnp.zeros_like(dot)
+    return known, Known(zero, dot * inverse(temperature), zero)
+
+
+def mean_tangent(
+    logits: Array,
+    temperature: Array | None,
+    known: Known,
+    tangents: Tangents,
+    along: Along,
+) -> Array:
+    """Compute sum p (T dz)."""
+
+    def mean(_z: Array, p: Array, change: Array) -> Array:
+        return row_sum(p * change, along)
+
+    peak, log_total, _ = known
+    x = logits.astype(compute_dtype(logits.dtype))
+    # That which the sum was taken with, where one exp(z) then serves both.
+    peak = lax.platform_dependent(
+        x, peak, cpu=lambda _, peak: peak, default=lambda x, _: row_peak(x, along)
+    )
+    return contract(mean, logits, temperature, peak, log_total, tangents)
+
+
+def contract(
+    of: Callable[[Array, Array, Array], Array],
+    logits: Array,
+    temperature: Array | None,
+    peak: Array,
+    log_total: Array,
+    tangents: Tangents,
+) -> Array:
+    """A sum over the row of z, p and T dz; the backward pass keeps the logits, not p."""
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def recomputed(
+        logits: Array,
+        temperature: Array | None,
+        peak: Array,
+        log_total: Array,
+        tangents: tuple[Array | None, Array | None],
+    ) -> Array:
+        z = shift(logits, temperature, peak)
+        change = scaled_tangent(z, *tangents)
+        return of(z, exp(z) * jnp.exp(-log_total), change)
+
+    known = drop_zeros(tangents)
+    return recomputed(logits, temperature, peak, log_total, known)

@@ -1,0 +1,80 @@
+"""The scaled logits z = (x - max x) / T, and their derivative.
+
+The largest entry is a constant of the derivative: no function of the softmax family depends on the
+shift. Entries that are not allowed are -inf here, and -inf stays constant under differentiation.
+"""
+
+from functools import partial
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
+"""Those of the logits and of the temperature."""
+
+
+def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
+    """Compute z = (x - max x) / T in the compute dtype, -inf where x is.
+
+    At T = 0 the limits are left, 0 at the largest entries and -inf elsewhere; at T = inf only
+    zeros.
+    """
+    x = logits.astype(peak.dtype)
+    # One that can be subtracted from -inf.
+    peak = jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
+    if temperature is None:
+        return x - peak
+    absent = x == -jnp.inf
+    # At T > 1 in quarters: no difference overflows, and the reciprocal of a huge T stays normal.
+    unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
+    present = jnp.where(absent, 0, x * unit - peak * unit)
+    quotient = divide(present, jnp.where(temperature == 0, 1, temperature * unit))
+    limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
+    return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
+
+
+@jax.custom_jvp
+def divide(x: Array, temperature: Array) -> Array:
+    """Divide by T, with a derivative that does not square T: a tiny T gives no inf * 0 at x = 0."""
+    return x / temperature
+
+
+@partial(divide.defjvp, symbolic_zeros=True)
+def _divide_jvp(primals: tuple[Array, Array], tangents: Tangents) -> tuple[Array, Array]:
+    # d(x / T) = (dx - (x / T) dT) / T, and an overflow to -inf is a constant
+    x, temperature = primals
+    quotient = divide(x, temperature)
+    of_x, of_temperature = drop_zeros(tangents)
+    change = jnp.zeros_like(x) if of_x is None else of_x
+    if of_temperature is not None:
+        finite = jnp.where(jnp.isfinite(quotient), quotient, 0)
+        change = change - finite * of_temperature
+    return quotient, divide(change, temperature)
+
+
+def drop_zeros(tangents: Tangents) -> tuple[Array | None, Array | None]:
+    """The tangents of the logits and the temperature, None where one is known to be zero."""
+    of_logits, of_temperature = tangents
+    return (
+        None if isinstance(of_logits, SymbolicZero) else of_logits,
+        None if isinstance(of_temperature, SymbolicZero) else of_temperature,
+    )
+
+
+def scaled_tangent(z: Array, of_logits: Array | None, of_temperature: Array | None) -> Array:
+    """T dz = dx - z dT, with 0 for z at -inf; None is a tangent of zero."""
+    change = jnp.zeros_like(z) if of_logits is None else of_logits.astype(z.dtype)
+    if of_temperature is None:
+        return change
+    return change - jnp.where(z == -jnp.inf, 0, z) * of_temperature
+
+
+def inverse(temperature: Array | None) -> Array | float:
+    """1 / T, but 0 at the limits T = 0 and T = inf, where gradients vanish."""
+    if temperature is None:
+        return 1.0
+    reciprocal = 1 / jnp.where(temperature == 0, jnp.inf, temperature)
+    return jnp.minimum(reciprocal, jnp.finfo(temperature.dtype).max)
