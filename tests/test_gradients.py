@@ -228,6 +228,19 @@ def test_the_backward_pass_keeps_one_array_of_the_size_of_the_logits(
         assert large[0].dtype == x.dtype or dtype == "bfloat16"
 
 
+@pytest.mark.parametrize("function", [softmax, log_softmax, logsumexp, entropy])
+def test_value_and_gradient_sum_a_row_once(function: Function) -> None:
+    """XLA does not unite two loops that do the same, such as that for rows of large logits."""
+
+    def both(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, pullback = jax.vjp(function, x)
+        return value, pullback(jnp.ones_like(value))[0]
+
+    x = jnp.asarray(rows.normal(2 * 4096, 3.0).reshape(2, 4096))
+    loops = [jax.jit(f).lower(x).compile().as_text().count(" while(") for f in (function, both)]
+    assert loops[0] == loops[1]
+
+
 def test_gradient_through_a_mask_that_depends_on_the_logits() -> None:
     x = jnp.asarray(rows.normal(8, 1.0))
     keep = x >= jnp.sort(x)[3]

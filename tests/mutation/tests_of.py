@@ -25,6 +25,8 @@ TESTS_OF = {
         Stage(("engine", "softmax", "sharded"), 12),
         Stage(("collectives",), 12),
     ),
+    "_shift": (Stage(("softmax", "gradients", "temperature"), 6),),
+    "_normalizer": (Stage(("softmax", "gradients", "entropy"), 6),),
     "_softmax": (Stage(("softmax", "gradients", "numerics"), 6),),
     "_temperature": (Stage(("temperature", "softmax"), 3),),
     "_divergence": (Stage(("entropy", "losses", "gradients"), 6),),
