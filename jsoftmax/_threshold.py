@@ -12,7 +12,7 @@ from jsoftmax._checks import check_rows, check_setting
 from jsoftmax._exp import exp
 from jsoftmax._kept import floor_of
 from jsoftmax._normalizer import log_sum_exp
-from jsoftmax._reduce import row_peak, row_sum
+from jsoftmax._reduce import row_exact_sum_beside, row_peak, row_sum
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -243,6 +243,7 @@ def surprise(row: Row) -> tuple[Callable[[Array], Array], Array]:
     z = row.z(row.x)
     total, log_total = log_sum_exp(row.x, row.z, row.along)
     # H = sum p (log s - z) = log s - sum exp(z) z / s: both sums in one pass over the logits.
-    below = row_sum(exp(z) * jnp.where(z == -jnp.inf, 0, -z), row.along)
-    entropy = log_total + below / jnp.where(total == 0, 1, total)
+    mass = exp(z)
+    below, lack = row_exact_sum_beside(mass * jnp.where(z == -jnp.inf, 0, -z), mass, row.along)
+    entropy = log_total + (below + lack) / jnp.where(total == 0, 1, total)
     return lambda x: log_total - row.z(x), entropy
