@@ -81,7 +81,7 @@ def terms(
 
 
 def unshifted_mass(x: Array, axis: int) -> tuple[Array, Mass]:
-    """Largest entry, and the sum of exp(x) for x <= 80: in one pass on CPUs.
+    """Largest entry, and the sum of exp(x), if that is a float: in one pass on CPUs.
 
     The largest may overlook NaN, which the sum does not.
     """

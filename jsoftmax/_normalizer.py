@@ -17,7 +17,7 @@ from jsoftmax._checks import compute_dtype
 from jsoftmax._exact import add_exactly, log_exactly
 from jsoftmax._exp import exp
 from jsoftmax._mass import MODERATE, Mass, unshifted_mass
-from jsoftmax._reduce import row_mass, row_peak, row_sum, where_needed
+from jsoftmax._reduce import row_mass, row_peak, row_sum, vary_alike, where_needed
 from jsoftmax._shift import Tangents, drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_whole
 from jsoftmax._typing import Along
@@ -41,8 +41,11 @@ class Known(NamedTuple):
     """What rounding took from L."""
 
 
+Primals: TypeAlias = tuple[Array, Array | None]
+"""Logits and temperature; None is the temperature one."""
+
 KnownPrimals: TypeAlias = tuple[Array, Array | None, Known]
-"""Logits, temperature (None is the temperature one) and what is known of them."""
+"""The same, and what is known of them."""
 
 KnownTangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None, object]
 
@@ -77,12 +80,21 @@ def normalizer(logits: Array, temperature: Array | None, along: Along) -> Known:
     return differentiable(logits, temperature, known, along)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def summed(logits: Array, temperature: Array | None, along: Along) -> Known:
     """The same as constants: a function of the row that takes them along sums it once.
 
-    And not once more in its derivative rule, where `differentiable` gives them back theirs.
+    And not once more in its derivative rule, where `differentiable` gives L its derivative. (Not by
+    `stop_gradient`: where a version of jax forgets the rules of derivatives, in loops, L would be a
+    constant, without a word.)
     """
-    return _summed(*lax.stop_gradient((logits, temperature)), along)
+    return _summed(logits, temperature, along)
+
+
+@partial(summed.defjvp, symbolic_zeros=True)
+def _summed_jvp(along: Along, primals: Primals, _: Tangents) -> tuple[Known, Known]:
+    known = summed(*primals, along)
+    return known, Known(*(jnp.zeros_like(number) for number in known))
 
 
 @partial(jax.jit, static_argnums=2)
@@ -111,7 +123,7 @@ def _summed(logits: Array, temperature: Array | None, along: Along) -> Known:
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def differentiable(logits: Array, temperature: Array | None, known: Known, along: Along) -> Known:
-    """What is known of a row, as a function of its logits."""
+    """The same numbers, with the derivative of L by logits and temperature; others have none."""
     del logits, temperature, along
     return known
 
@@ -142,6 +154,7 @@ def mean_tangent(
 
     peak, log_total, _ = known
     x = logits.astype(compute_dtype(logits.dtype))
+    x, peak = vary_alike((x, peak), along.axis_name)
     # That which the sum was taken with, where one exp(z) then serves both.
     peak = lax.platform_dependent(
         x, peak, cpu=lambda _, peak: peak, default=lambda x, _: row_peak(x, along)

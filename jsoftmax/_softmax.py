@@ -7,7 +7,6 @@ not rounded.)
 
 import math
 from functools import partial
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from jsoftmax._normalizer import (
     Known,
     KnownPrimals,
     KnownTangents,
+    Primals,
     differentiable,
     mean_tangent,
     summed,
@@ -31,9 +31,6 @@ from jsoftmax._reduce import row_exact_sum, row_peak, row_sum, where_needed
 from jsoftmax._shift import Tangents, drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
-
-Primals: TypeAlias = tuple[Array, Array | None]
-"""Logits and temperature; None is the temperature one."""
 
 
 def softmax(

@@ -241,6 +241,24 @@ def test_value_and_gradient_sum_a_row_once(function: Function) -> None:
     assert loops[0] == loops[1]
 
 
+@pytest.mark.parametrize("function", [softmax, log_softmax, logsumexp, entropy])
+def test_second_derivatives_through_a_loop(function: Function) -> None:
+    """Right, or refused: jax 0.10.2 forgets the rules of derivatives inside of loops."""
+
+    def loss(x: jax.Array) -> jax.Array:
+        y = jnp.atleast_1d(function(x))
+        return (y * jnp.cos(jnp.arange(y.size))).sum()
+
+    x = jnp.asarray(rows.normal(5, 1.0))
+    want = jax.hessian(loss)(x)
+    try:
+        got = jax.hessian(lambda x: jax.lax.map(loss, x[None]).sum())(x)
+    except TypeError:
+        assert jax.__version_info__ < (0, 12)
+    else:
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_gradient_through_a_mask_that_depends_on_the_logits() -> None:
     x = jnp.asarray(rows.normal(8, 1.0))
     keep = x >= jnp.sort(x)[3]

@@ -228,3 +228,26 @@ def test_a_key_and_a_temperature_vary_where_the_logits_do_not(
 def test_a_setting_varies_where_the_logits_do_not(mask: Callable[..., jax.Array]) -> None:
     got = for_each_sample(lambda _, x, p: mask(x, p), None)
     np.testing.assert_array_equal(got, [mask(PROMPTS, p) for p in NUMBERS])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [jsoftmax.softmax, jsoftmax.log_softmax, jsoftmax.logsumexp, jsoftmax.entropy],
+)
+def test_gradients_where_the_temperature_varies_and_the_logits_do_not(
+    function: Callable[..., jax.Array],
+) -> None:
+    mesh = jax.make_mesh((4,), ("samples",), axis_types=(AxisType.Auto,))
+
+    def loss(x: jax.Array, t: jax.Array) -> jax.Array:
+        y = jnp.atleast_1d(function(x, temperature=t))
+        return (y * jnp.cos(jnp.arange(y.size))).sum()
+
+    def here(x: jax.Array, t: jax.Array) -> jax.Array:
+        return loss(x, t[0])[None]
+
+    split = jax.shard_map(here, mesh=mesh, in_specs=(P(), P("samples")), out_specs=P("samples"))
+    x, t = jnp.asarray(PROMPTS[0]), jnp.asarray(NUMBERS)
+    got = jax.jit(jax.grad(lambda x, t: split(x, t).sum(), argnums=(0, 1)))(x, t)
+    want = jax.grad(lambda x, t: jax.vmap(loss, (None, 0))(x, t).sum(), argnums=(0, 1))(x, t)
+    chex.assert_trees_all_close(got, want, rtol=2e-5, atol=1e-6)
