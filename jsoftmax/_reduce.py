@@ -57,8 +57,12 @@ def row_exact_sum(x: Array, along: Along) -> tuple[Array, Array]:
 
 def row_exact_sum_beside(x: Array, other: Array, along: Along) -> tuple[Array, Array]:
     """Sum, and what the sum lacks: see `exact_sum_beside`."""
-    total = exact_sum_beside(x, other, along.axis)
-    return lax.psum(total, along.axis_name) if along.axis_name else total
+    total, lack = exact_sum_beside(x, other, along.axis)
+    if not along.axis_name:
+        return total, lack
+    # One number a row crosses.
+    total = lax.psum(total + lack, along.axis_name)
+    return total, jnp.zeros_like(total)
 
 
 def row_mass(

@@ -100,7 +100,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         impossible = worlds.is_declared(item.nodeid, left_out)
         # By name: a stride would meet the same value of an inner parameter again and again. In a
         # world no test is sure of its first case, and other cases are met than in another world.
-        sure = not world and test not in seen
+        whole = item.get_closest_marker("whole") is not None
+        sure = not world and (whole or test not in seen)
         leave_out = not sure and zlib.crc32(f"{world or ''}{item.nodeid}".encode()) % n
         if world and impossible != config.getoption("declared"):
             leave_out = True

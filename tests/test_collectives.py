@@ -31,6 +31,7 @@ def program(function: Any, layout: Layout = LAYOUT) -> jax.stages.Compiled:
     return jax.jit(function).lower(x).compile()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "arguments", "once", "in_loop", "most"), TABLE)
 def test_table(name: str, arguments: str, once: str, in_loop: str, most: str) -> None:
     call = compile(f"jsoftmax.{name}({arguments}, axis_name='vocab')", str(PAGE), "eval")
