@@ -106,8 +106,8 @@ def log_softmax(
         Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
-      An array of the logits' shape and float dtype: for T = 1 float32 is within eps max(1, abs(log
-      p)). The log-probability of a nearly certain entry keeps its relative accuracy (log1p of what
+      An array of the logits' shape and float dtype: for T = 1 float32 is within 2 eps max(1,
+      abs(log p)), and but for one in ten thousand within half of that. The log-probability of a nearly certain entry keeps its relative accuracy (log1p of what
       the others sum to).
 
     Raises:
