@@ -113,13 +113,13 @@ LEAST = math.log(float(np.finfo(np.float32).tiny))
 
 
 def test_the_exponential_is_rounded_well() -> None:
-    """Within 0.88 units in the last place, wherever it is a normal float (XLA's own: 1.01)."""
+    """Within 0.89 units in the last place, wherever it is a normal float (XLA's own: 1.01)."""
     x = np.concatenate([np.linspace(LEAST + 1e-5, 88, 2_000_001), -np.logspace(-30, 1.9, 100_000)])
     x = np.sort(x.astype(np.float32))
     got = np.asarray(jax.jit(exp)(x), np.float64)
     want = np.exp(x.astype(np.float64))
     ulp = np.spacing(want.astype(np.float32)).astype(np.float64)
-    assert (np.abs(got - want) / ulp).max() < 0.885
+    assert (np.abs(got - want) / ulp).max() < 0.89
 
 
 def test_the_exponential_at_its_ends() -> None:
