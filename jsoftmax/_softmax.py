@@ -107,8 +107,8 @@ def log_softmax(
 
     Returns:
       An array of the logits' shape and float dtype: for T = 1 float32 is within 2 eps max(1,
-      abs(log p)), and but for one in ten thousand within half of that. The log-probability of a nearly certain entry keeps its relative accuracy (log1p of what
-      the others sum to).
+      abs(log p)), and but for one row in ten thousand within half of that. The log-probability of a
+      nearly certain entry keeps its relative accuracy (log1p of what the others sum to).
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
