@@ -15,11 +15,12 @@ from jsoftmax._normalizer import (
     KnownPrimals,
     KnownTangents,
     contract,
+    depth_sum,
     differentiable,
     normalizer,
     summed,
 )
-from jsoftmax._reduce import row_exact_sum_beside, row_peak, row_sum
+from jsoftmax._reduce import row_peak, row_sum
 from jsoftmax._shift import drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -79,12 +80,10 @@ def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _entropy_of(logits: Array, temperature: Array | None, known: Known, along: Along) -> Array:
-    # H = log s - sum exp(z) z / s: one pass over the logits sums both.
+    # H = log s - sum exp(z) z / s
     peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
-    mass = exp(z)
-    below, lack = row_exact_sum_beside(mass * _if_present(z, -z), mass, along)
-    return known.log_total + (below + lack) * jnp.exp(-known.log_total)
+    return known.log_total + depth_sum(z, along) * jnp.exp(-known.log_total)
 
 
 @partial(_entropy_of.defjvp, symbolic_zeros=True)

@@ -17,7 +17,14 @@ from jsoftmax._checks import compute_dtype
 from jsoftmax._exact import add_exactly, log_exactly
 from jsoftmax._exp import exp
 from jsoftmax._mass import MODERATE, Mass, unshifted_mass
-from jsoftmax._reduce import row_mass, row_peak, row_sum, vary_alike, where_needed
+from jsoftmax._reduce import (
+    row_exact_sum_beside,
+    row_mass,
+    row_peak,
+    row_sum,
+    vary_alike,
+    where_needed,
+)
 from jsoftmax._shift import Tangents, drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_whole
 from jsoftmax._typing import Along
@@ -63,6 +70,13 @@ def log_sum_exp(
     mass = row_mass(x, scale, along, stored)
     log_total, _ = _log_of(mass, jnp.zeros_like(mass.total))
     return mass.total, log_total
+
+
+def depth_sum(z: Array, along: Along) -> Array:
+    """Compute sum exp(z) (-z), to which z at -inf adds nothing."""
+    mass = exp(z)
+    total, lack = row_exact_sum_beside(mass * jnp.where(z == -jnp.inf, 0, -z), mass, along)
+    return total + lack
 
 
 def _log_of(mass: Mass, peak: Array) -> tuple[Array, Array]:
@@ -184,5 +198,4 @@ def contract(
         change = scaled_tangent(z, *tangents)
         return of(z, exp(z) * jnp.exp(-log_total), change)
 
-    known = drop_zeros(tangents)
-    return recomputed(logits, temperature, peak, log_total, known)
+    return recomputed(logits, temperature, peak, log_total, drop_zeros(tangents))

@@ -57,12 +57,8 @@ def row_exact_sum(x: Array, along: Along) -> tuple[Array, Array]:
 
 def row_exact_sum_beside(x: Array, other: Array, along: Along) -> tuple[Array, Array]:
     """Sum, and what the sum lacks: see `exact_sum_beside`."""
-    total, lack = exact_sum_beside(x, other, along.axis)
-    if not along.axis_name:
-        return total, lack
-    # One number a row crosses.
-    total = lax.psum(total + lack, along.axis_name)
-    return total, jnp.zeros_like(total)
+    (total,) = _exact_sums_of_shards([exact_sum_beside(x, other, along.axis)], along)
+    return total
 
 
 def row_mass(
@@ -101,10 +97,16 @@ def row_exact_sweep(
     along: Along, sums: Sequence[Array], slabs: int = SLABS
 ) -> list[tuple[Array, Array]]:
     """Sums of functions of one array, and what they lack, in one pass: see `exact_sweep`."""
-    reduced = exact_sweep(sums, along.axis, slabs)
+    return _exact_sums_of_shards(exact_sweep(sums, along.axis, slabs), along)
+
+
+def _exact_sums_of_shards(
+    sums: list[tuple[Array, Array]], along: Along
+) -> list[tuple[Array, Array]]:
+    # Of each sum one number a row crosses.
     if not along.axis_name:
-        return reduced
-    totals = lax.psum([total + lack for total, lack in reduced], along.axis_name)
+        return sums
+    totals = lax.psum([total + lack for total, lack in sums], along.axis_name)
     return [(total, jnp.zeros_like(total)) for total in totals]
 
 

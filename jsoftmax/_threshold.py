@@ -9,10 +9,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_setting
-from jsoftmax._exp import exp
 from jsoftmax._kept import floor_of
-from jsoftmax._normalizer import log_sum_exp
-from jsoftmax._reduce import row_exact_sum_beside, row_peak, row_sum
+from jsoftmax._normalizer import depth_sum, log_sum_exp
+from jsoftmax._reduce import row_peak, row_sum
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -242,8 +241,6 @@ def surprise(row: Row) -> tuple[Callable[[Array], Array], Array]:
     """-log p of entries with these logits (inf where p is 0), and the entropy of the row."""
     z = row.z(row.x)
     total, log_total = log_sum_exp(row.x, row.z, row.along)
-    # H = sum p (log s - z) = log s - sum exp(z) z / s: both sums in one pass over the logits.
-    mass = exp(z)
-    below, lack = row_exact_sum_beside(mass * jnp.where(z == -jnp.inf, 0, -z), mass, row.along)
-    entropy = log_total + (below + lack) / jnp.where(total == 0, 1, total)
+    # H = sum p (log s - z) = log s - sum exp(z) z / s
+    entropy = log_total + depth_sum(z, row.along) / jnp.where(total == 0, 1, total)
     return lambda x: log_total - row.z(x), entropy
