@@ -4,7 +4,6 @@ Source: Dekker (1971), Knuth (1969), and Ogita, Rump and Oishi (2005) for the su
 contracts a product and a sum to one operation makes none of them less exact.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -25,9 +24,9 @@ def add_exactly(a: Array, b: Array) -> tuple[Array, Array]:
     return total, (a - (total - of_b)) + (b - of_b)
 
 
-def sum_exactly(x: Array, axis: int = -1) -> tuple[Array, Array]:
-    """Sum along an axis, which is kept with size one, and what it lacks."""
-    total, lack = fold((x, jnp.zeros_like(x)), (0.0, 0.0), _sum_of_two, axis % x.ndim)
+def sum_exactly(x: Array, axis: int = -1, few: int = _FEW) -> tuple[Array, Array]:
+    """Sum along an axis, which is kept with size one, and what it lacks; by slabs until few."""
+    total, lack = fold((x, jnp.zeros_like(x)), (0.0, 0.0), _sum_of_two, axis % x.ndim, few)
     return total, lack
 
 
@@ -37,14 +36,18 @@ def _sum_of_two(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, A
 
 
 def fold(
-    operands: Sequence[Array], identities: Sequence[float], combine: Combine, axis: int
+    operands: Sequence[Array],
+    identities: Sequence[float],
+    combine: Combine,
+    axis: int,
+    few: int = _FEW,
 ) -> list[Array]:
     """Reduce several operands along an axis, which is kept with size one.
 
     Slabs of the row are combined entry by entry, which XLA:CPU vectorises, until few numbers are
     left. (Whatever the batch: a row gives the same bits alone as among others.)
     """
-    while operands[0].shape[axis] > _FEW:
+    while operands[0].shape[axis] > few:
         operands = fold_slabs(operands, identities, combine, _SLABS, axis)
     return [jnp.expand_dims(x, axis) for x in _reduce(operands, identities, combine, axis)]
 
@@ -74,6 +77,19 @@ def _reduce(
     return lax.reduce(tuple(operands), start, combine, (axis,))
 
 
+def leading_digits(x: Array, most: Array) -> tuple[Array, Array]:
+    """The digits of x that numbers of `most` in sum, if none is negative, add up without rounding.
+
+    And the rest of x.
+    """
+    kind = np.finfo(x.dtype)
+    bits = lax.bitcast_convert_type(most, np.dtype(f"uint{8 * x.dtype.itemsize}"))
+    power_of_two = lax.bitcast_convert_type(bits >> kind.nmant << kind.nmant, x.dtype)
+    unit = 1.5 * jnp.minimum(4 * power_of_two, 2.0 ** (kind.maxexp - 3))
+    leading = (x + unit) - unit
+    return leading, x - leading
+
+
 def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
     """1 / (x + lack), and what that lacks, where the latter is no denormal: for x up to 1e30."""
     inverse = 1 / x
@@ -82,26 +98,6 @@ def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
     high, low = _halves(inverse)
     rest = (((1 - x_high * high) - x_high * low) - x_low * high) - x_low * low
     return inverse, (rest - lack * inverse) * inverse
-
-
-def log_exactly(x: Array, lack: Array) -> tuple[Array, Array]:
-    """log(x + lack) for x > 0, and what that lacks: from x = 2^k m, k log 2 + log m."""
-    mantissa, exponent = jnp.frexp(x)
-    low = mantissa < math.sqrt(0.5)
-    mantissa = jnp.where(low, 2 * mantissa, mantissa)
-    k = (exponent - low.astype(exponent.dtype)).astype(x.dtype)
-    # log 2 with as few digits as make its product with k exact, and the rest of it.
-    digits = np.finfo(x.dtype).nmant - 8
-    log_2 = math.floor(math.log(2) * 2.0**digits) / 2.0**digits
-    total, rest = add_exactly(k * log_2, jnp.log(mantissa) + lack / x)
-    return add_exactly(total, rest + k * _rest_of_log_2(log_2))
-
-
-def _rest_of_log_2(log_2: float) -> float:
-    """What a shorter number lacks of log 2."""
-    # To twice the digits of a float: their sum is log 2.
-    high, low = math.log(2), 2.3190468138462996e-17
-    return (high - log_2) + low
 
 
 def _halves(x: Array) -> tuple[Array, Array]:

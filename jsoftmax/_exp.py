@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jsoftmax._exact import add_exactly
+
 # exp(r) = 1 + r + r^2 q(r) for abs(r) <= log(2) / 2: a minimax fit of q, within 0.05 of half an
 # eps, of which each coefficient was rounded before the next was fitted.
 _Q = (0.49999994, 0.16666521, 0.041668266, 0.0083686747, 0.0013820662)
@@ -39,19 +41,85 @@ def _exp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arra
     return result, result * tangents[0]
 
 
+def exp_exactly(x: Array) -> tuple[Array, Array]:
+    """The exponential as CPUs compute it, and what that lacks, for x of -60 to 88."""
+    if x.dtype != jnp.float32:
+        return jnp.exp(x), jnp.zeros_like(x)
+    nearly, beyond, power = _parts(_bounded(x), jnp.zeros_like(x))
+    beyond_one, rest = add_exactly(nearly, beyond)
+    # Not 1 + beyond_one, which a compiler would take apart again.
+    result, lack = add_exactly(power, beyond_one * power)
+    return result, lack + rest * power
+
+
+def exp_of_difference(x: Array, most: Array) -> Array:
+    """Compute exp(x - most) for x <= most, of which the first may be -inf: 1 where they are equal.
+
+    What rounding takes from the difference counts.
+    """
+    z, lack = add_exactly(x, -most)
+
+    def plainly(z: Array, lack: Array) -> Array:
+        mass = jnp.exp(z)
+        return mass + mass * jnp.where(z == -jnp.inf, 0, lack)
+
+    def at_once(z: Array, lack: Array) -> Array:
+        none = z < _LEAST
+        lack = lax.select(none, jnp.zeros_like(z), lack)
+        nearly, beyond, power = _parts(lax.select(none, jnp.full_like(z, _LEAST), z), lack)
+        return (1 + (nearly + beyond)) * power
+
+    if x.dtype != jnp.float32:
+        return plainly(z, lack)
+    return lax.platform_dependent(z, lack, cpu=at_once, default=plainly)
+
+
 def _exp(x: Array) -> Array:
+    nearly, beyond, power = _parts(_bounded(x), jnp.zeros_like(x))
+    return (1 + (nearly + beyond)) * power
+
+
+def _bounded(x: Array) -> Array:
     # An instruction each, and NaN stays.
     bounded = lax.select(x > _MOST, jnp.full_like(x, _MOST), x)
-    bounded = lax.select(bounded < _LEAST, jnp.full_like(x, _LEAST), bounded)
+    return lax.select(bounded < _LEAST, jnp.full_like(x, _LEAST), bounded)
+
+
+def _parts(x: Array, lack: Array) -> tuple[Array, Array, Array]:
+    """Of exp(x + lack) = (1 + nearly + beyond) power, the second small beside the first."""
     # x = k log 2 + r
-    k = lax.round(bounded * (1 / math.log(2)), lax.RoundingMethod.TO_NEAREST_EVEN)
-    nearly, rest = bounded - k * _LOG_2, k * _REST_OF_LOG_2
+    k = lax.round(x * (1 / math.log(2)), lax.RoundingMethod.TO_NEAREST_EVEN)
+    nearly, rest = x - k * _LOG_2, k * _REST_OF_LOG_2 - lack
     r = nearly - rest
     q = jnp.full_like(r, _Q[-1])
     for coefficient in _Q[-2::-1]:
         q = q * r + coefficient
-    # r = nearly - rest from its parts: what rounding takes from r counts.
-    mantissa = 1 + (nearly + (q * (r * r) - rest))
     exponent = lax.bitcast_convert_type(k + (_WHOLE + _BIAS), jnp.int32)
     power = lax.bitcast_convert_type(exponent << np.finfo(np.float32).nmant, jnp.float32)
-    return mantissa * power
+    # r = nearly - rest from its parts: what rounding takes from r counts.
+    return nearly, q * (r * r) - rest, power
+
+
+def log_exactly(x: Array, lack: Array) -> tuple[Array, Array]:
+    """log(x + lack) for x > 0, and what that lacks: from x = 2^k m, k log 2 + log m."""
+    mantissa, exponent = jnp.frexp(x)
+    low = mantissa < math.sqrt(0.5)
+    mantissa = jnp.where(low, 2 * mantissa, mantissa)
+    k = (exponent - low.astype(exponent.dtype)).astype(x.dtype)
+    # log 2 with as few digits as make its product with k exact, and the rest of it.
+    digits = np.finfo(x.dtype).nmant - 8
+    log_2 = math.floor(math.log(2) * 2.0**digits) / 2.0**digits
+    log, lack = jnp.log(mantissa), lack / x
+    if x.dtype == jnp.float32:
+        # A step of Newton's method.
+        power, beyond = exp_exactly(log)
+        lack += ((mantissa - power) - beyond) / mantissa
+    total, rest = add_exactly(k * log_2, log)
+    return add_exactly(total, rest + (lack + k * _rest_of_log_2(log_2)))
+
+
+def _rest_of_log_2(log_2: float) -> float:
+    """What a shorter number lacks of log 2."""
+    # To twice the digits of a float: their sum is log 2.
+    high, low = math.log(2), 2.3190468138462996e-17
+    return (high - log_2) + low

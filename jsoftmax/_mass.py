@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._exact import add_exactly, fold, fold_slabs
-from jsoftmax._exp import exp
-from jsoftmax._sweep import in_parts, is_whole
+from jsoftmax._exp import exp, exp_exactly
+from jsoftmax._sweep import in_parts, is_whole, sum_of_pieces
 
 MODERATE = (-0.5, 70.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
-_SLABS = ((8, 8), (12, 128))
+_SLABS = ((8, 64), (12, 128))
 """How many are combined at a time, and in how long a row at least; more would not be vectorised."""
 
 
@@ -87,7 +87,19 @@ def unshifted_mass(x: Array, axis: int) -> tuple[Array, Mass]:
     """
     others, lack, most, peak = _fold(exp(x), axis, x)
     total, rest = add_exactly(others, most)
-    return peak, Mass(total, rest + lack, (others + lack) / most)
+    nearly, beyond = exp_exactly(peak)
+    lack_of_most = (nearly - most) + beyond
+    by_most = (others + lack) / (most + lack_of_most)
+    return peak, Mass(total, rest + lack + lack_of_most, by_most)
+
+
+def unshifted_weights(x: Array) -> tuple[Array, Array, Array]:
+    """Compute exp(x), its sum along the last axis, and what that lacks, if these are floats.
+
+    On CPUs, for long rows.
+    """
+    weight = exp(x)
+    return weight, *sum_of_pieces(weight, x, exp_exactly)
 
 
 def _fold(weight: Array, axis: int, *beside: Array) -> list[Array]:

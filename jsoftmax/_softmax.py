@@ -1,8 +1,8 @@
 """softmax, log_softmax and logsumexp, with their JVP rules.
 
 With z = (x - max x) / T, s = sum exp(z) and L = log s: softmax = exp(z) / s, log_softmax = z - L
-and logsumexp = max x + T L. (At T = 1 softmax shifts x by less, or not at all, so that the shift is
-not rounded.)
+and logsumexp = max x + T L. (At T = 1 softmax shifts x by less, or not at all, where what rounding
+takes from a difference would be lost.)
 """
 
 import math
@@ -10,14 +10,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
 from jsoftmax._exact import add_exactly, reciprocal
-from jsoftmax._exp import exp
-from jsoftmax._mass import MODERATE, unshifted_mass
+from jsoftmax._exp import exp, exp_of_difference
+from jsoftmax._mass import MODERATE, unshifted_weights
 from jsoftmax._normalizer import (
     Known,
     KnownPrimals,
@@ -58,8 +57,8 @@ def softmax(
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
       bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T =
-      1 (another T adds the rounding of the division: about abs(z) eps / 2). A probability below
-      1e-34 may be 0.
+      1, and on CPUs mostly within 2 units in the last place (another T adds the rounding of the
+      division: about abs(z) eps / 2). A probability below 1e-34 may be 0.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
@@ -106,9 +105,9 @@ def log_softmax(
         Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
-      An array of the logits' shape and float dtype: for T = 1 float32 is within 2 eps max(1,
-      abs(log p)), and but for one row in ten thousand within half of that. The log-probability of a
-      nearly certain entry keeps its relative accuracy (log1p of what the others sum to).
+      An array of the logits' shape and float dtype: for T = 1 float32 is within eps max(1,
+      abs(log p)) on CPUs, and within 2 elsewhere. The log-probability of a nearly certain entry
+      keeps its relative accuracy (log1p of what the others sum to).
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
@@ -179,33 +178,32 @@ def logsumexp(
 @partial(jax.jit, static_argnums=2)
 def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
     x = logits.astype(compute_dtype(logits.dtype))
-    if temperature is not None:
-        mass = exp(shift(x, temperature, row_peak(x, along)))
-        return _normalize(mass, along, logits.dtype)
+
+    def normalize(mass: Array) -> Array:
+        total, lack = row_exact_sum(mass, along)
+        return _quotient(mass, total, lack, total != 0).astype(logits.dtype)
 
     def shifted(x: Array) -> Array:
-        return _normalize(exp(x - _exact_shift(row_peak(x, along))), along, logits.dtype)
+        return normalize(exp(x - _exact_shift(row_peak(x, along))))
 
-    def without_storing(x: Array) -> Array:
-        z = x - _exact_shift(row_peak(x, along))
-        _, mass = unshifted_mass(z, along.axis)
-        defined = mass.total != 0
-        return _quotient(exp(z), mass.total, mass.lack, defined).astype(logits.dtype)
+    def beside_largest(x: Array) -> Array:
+        """With the largest mass 1: an error of that would be one of all probabilities."""
+        return normalize(exp_of_difference(x, row_peak(x, along)))
 
     def unshifted_first(x: Array) -> Array:
         """Where exp(x) and its sum are floats, the pass that finds the largest entry is spared."""
-        mass = exp(x)
-        total, lack = row_exact_sum(mass, along)
+        mass, total, lack = unshifted_weights(x)
         # The reciprocal of a larger total would be a denormal, and count as zero.
         most = float(jnp.finfo(total.dtype).max) / 16
         again = ~((total > math.exp(MODERATE[0])) & (total < most)) & ~jnp.isnan(total)
         p = _quotient(mass, total, lack, ~again).astype(logits.dtype)
-        instead = without_storing if is_long(x, along.axis) else shifted
-        return where_needed(again, instead, x, p)
+        return where_needed(again, beside_largest, x, p)
 
-    if along.axis_name:
-        return shifted(x)
-    return lax.platform_dependent(x, cpu=unshifted_first, default=shifted)
+    if temperature is not None:
+        return normalize(exp(shift(logits, temperature, row_peak(x, along))))
+    spared = is_long(x, along.axis) and not along.axis_name
+    on_cpu = unshifted_first if spared else beside_largest
+    return lax.platform_dependent(x, cpu=on_cpu, default=shifted)
 
 
 def _exact_shift(peak: Array) -> Array:
@@ -218,11 +216,6 @@ def _exact_shift(peak: Array) -> Array:
     # A larger one is whole itself, and the difference here would be rounded, by more than `most`.
     whole = peak >= 2.0 ** jnp.finfo(peak.dtype).nmant
     return jnp.where(whole, peak, jnp.floor(peak - jnp.clip(peak, least, most)))
-
-
-def _normalize(mass: Array, along: Along, dtype: np.dtype) -> Array:
-    total, lack = row_exact_sum(mass, along)
-    return _quotient(mass, total, lack, total != 0).astype(dtype)
 
 
 def _quotient(mass: Array, total: Array, lack: Array, defined: Array) -> Array:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._blocks import Blocks, blocks_of, window_sum
-from jsoftmax._exact import fold_slabs, sum_exactly
+from jsoftmax._blocks import Blocks, block_at, blocks_of, window_sum
+from jsoftmax._exact import fold_slabs, leading_digits, sum_exactly
 
 _PARTS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
@@ -25,6 +25,12 @@ _PARTS = 8
 SLABS = 12
 _SHORT = 1024
 _PIECE = 128
+_FEW_PIECES = 48
+"""So many sums of pieces are added up one by one.
+
+At each call, an operation of a reduction of several operands costs a program of XLA:CPU a tenth of
+a microsecond, executed or not: fewer reductions are better than the fastest.
+"""
 
 
 def largest(x: Array, axis: int) -> Array:
@@ -47,10 +53,10 @@ def largest(x: Array, axis: int) -> Array:
 
 
 def exact_sum(x: Array, axis: int) -> tuple[Array, Array]:
-    """Sum of an axis, which is kept with size one, and what the sum lacks.
+    """Sum of numbers >= 0 along an axis, which is kept with size one, and what the sum lacks.
 
     On CPUs, where a sum is a chain of roundings, the sums of short pieces of long rows are added up
-    exactly, and the entries of others. Other targets sum in a tree.
+    exactly, and the entries of others and of the heaviest piece. Other targets sum in a tree.
     """
 
     def plain(x: Array) -> tuple[Array, Array]:
@@ -59,13 +65,18 @@ def exact_sum(x: Array, axis: int) -> tuple[Array, Array]:
 
     def by_pieces(x: Array) -> tuple[Array, Array]:
         if is_long(x, axis):
-            return sum_exactly(_sum_of_pieces(x))
+            return sum_of_pieces(x, x, _themselves)
         # A value of its own: the exponentials would not be vectorised inside of a short sum.
         return _sum_of_parts(in_parts(lax.optimization_barrier(x), axis), axis % x.ndim)
 
     if not is_whole(x, axis):
         return plain(x)
     return lax.platform_dependent(x, cpu=by_pieces, default=plain)
+
+
+def _themselves(x: Array) -> tuple[Array, Array]:
+    """Numbers >= 0, and 0 where there is none."""
+    return jnp.where(x == -jnp.inf, 0, x), jnp.zeros_like(x)
 
 
 def _pieces_of(x: Array) -> Blocks:
@@ -76,12 +87,53 @@ def _pieces_of(x: Array) -> Blocks:
     return row._replace(length=nearest)
 
 
-def _sum_of_pieces(x: Array) -> Array:
+def sum_of_pieces(
+    x: Array, source: Array, exactly: Callable[[Array], tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """Sum of long rows of numbers >= 0, which lie along the last axis, and what it lacks: on CPUs.
+
+    Args:
+      x: the numbers.
+      source: what each is a function of, -inf where that is 0; or the numbers themselves.
+      exactly: the function, with what its result lacks. It is taken of one piece alone, the
+        heaviest: rounding takes most from that, where few entries are most of the sum.
+    """
     pieces = _pieces_of(x)
     if pieces.part % pieces.length:
-        return window_sum(x, pieces)
-    # In this form XLA:CPU vectorises each sum, and takes it in a tree.
-    return jnp.sum(x.reshape(*x.shape[:-1], -1, pieces.length), axis=-1, dtype=x.dtype)
+        sums = window_sum(x, pieces)
+    else:
+        # In this form XLA:CPU vectorises each sum, and takes it in a tree.
+        in_pieces = x.reshape(*x.shape[:-1], -1, pieces.length)
+        sums = jnp.sum(in_pieces, axis=-1, dtype=x.dtype)
+    total, lack = sum_exactly(sums, few=_FEW_PIECES)
+    most, entries = _heaviest_piece(source, sums, pieces)
+    numbers, beyond = exactly(entries)
+    leading, rest = leading_digits(numbers, most)
+    # Values of their own: the function would not be vectorised inside of a short sum.
+    digits = lax.optimization_barrier((leading, rest + beyond))
+    leading, rest = (jnp.sum(x, axis=-1, keepdims=True, dtype=x.dtype) for x in digits)
+    return total, lack + jnp.sum((leading - most) + rest, axis=-2, dtype=x.dtype)
+
+
+def _heaviest_piece(x: Array, sums: Array, pieces: Blocks) -> tuple[Array, Array]:
+    """The largest sum of a piece, [..., 1, 1], and the entries of x in that, [..., 1, entries].
+
+    Where pieces do not fit the parts of a row, of each part, [..., parts, 1], so that a row that is
+    split stays where it lies. With entries at -inf, if a piece is short.
+    """
+    if pieces.part % pieces.length == 0:
+        # Not argmax, which XLA:CPU does not vectorise.
+        index = lax.broadcasted_iota(jnp.int32, sums.shape, sums.ndim - 1)
+        most = jnp.max(sums, axis=-1, keepdims=True)
+        place = jnp.min(jnp.where(sums == most, index, sums.shape[-1]), axis=-1, keepdims=True)
+        in_pieces = x.reshape(*x.shape[:-1], -1, pieces.length)
+        entries = jnp.take_along_axis(in_pieces, place[..., None], axis=-2, mode="clip")
+        return most[..., None], entries
+    in_parts = (*x.shape[:-1], pieces.parts, -1)
+    sums = sums.reshape(in_parts)
+    place = jnp.argmax(sums, axis=-1, keepdims=True).astype(jnp.int32)
+    entries, _ = block_at(x.reshape(in_parts), place, pieces._replace(parts=1))
+    return jnp.max(sums, axis=-1, keepdims=True), entries
 
 
 def sweep(

@@ -1,6 +1,6 @@
-"""Accuracy: half precision within one unit in the last place, float32 within 4 eps of float64.
+"""Accuracy: half precision within one unit in the last place, float32 within two.
 
-Its logarithms within one.
+Its logarithms within an eps.
 """
 
 import itertools
@@ -68,7 +68,7 @@ def test_small_entries_count_under_a_few_large_ones(length: int) -> None:
         exact = reference.over_rows(row, x, 1.0)
         error = np.abs(np.asarray(jax.jit(function)(x), np.float64) - exact)
         unit = exact if function is softmax else np.maximum(1, np.abs(exact))
-        most = 2.5 if function is softmax else 1.1
+        most = 2 if function is softmax else 1
         assert (error / unit).max() <= most * EPS, f"{(error / unit).max() / EPS:.1f} eps"
 
 
@@ -91,14 +91,35 @@ def test_half_precision_within_one_ulp(
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_float32_softmax_within_4_eps(length: int) -> None:
-    x = numeric_rows(length)
+def test_float32_softmax_within_two_ulp(length: int) -> None:
+    assert softmax_ulps(numeric_rows(length)) <= 2
+
+
+@pytest.mark.parametrize("few", [1, 2])
+@pytest.mark.parametrize("length", [2, 3, 10, 64, 333, 1000, 1024, 1031, 8 * 1033, 50257])
+def test_few_large_entries(length: int, few: int) -> None:
+    """An error of a large exponential, or of the sum it is in, is one of each probability.
+
+    (Were nothing done against it: of 2.5 ulp in short rows and 5 in others.)
+    """
+    random = np.random.default_rng(length)
+    worst = 0.0
+    for most in (-20.0, -0.3, 1.4, 5.0, 40.0, 95.0):
+        x = random.uniform(most - 22, most - 8, (max(200_000 // length, 3), length))
+        x[:, :few] = most - random.uniform(0, 1, (len(x), min(few, length)))
+        worst = max(worst, softmax_ulps(random.permuted(x, axis=1).astype(np.float32)))
+    # Of a long row one piece is summed exactly, and two entries may lie in two.
+    assert worst <= (2 if few == 1 or length < 1024 else 4)
+
+
+def softmax_ulps(x: Row) -> float:
+    """The largest error of a probability that is a normal float."""
     exact = reference.over_rows(reference.softmax_row, x, 1.0)
     error = np.abs(np.asarray(jax.jit(softmax)(x), np.float64) - exact)
     normal = exact > 2 * TINY
-    relative = (error[normal] / exact[normal]).max() / EPS
-    assert relative <= 4, f"{relative:.1f} eps"
     assert error[~normal].max(initial=0.0) <= 2 * TINY
+    ulps = error[normal] / np.spacing(exact[normal].astype(np.float32))
+    return float(ulps.max())
 
 
 @pytest.mark.parametrize("largest", [-30.0, -7.5, -0.6, -0.4, 0.0, 69.0, 71.0])
@@ -119,6 +140,19 @@ def test_float32_log_softmax_and_logsumexp_within_an_eps(length: int) -> None:
         np.testing.assert_array_equal(got[~finite], exact[~finite])
         error = np.abs(got[finite] - exact[finite]) / np.maximum(1, np.abs(exact[finite]))
         assert error.max() <= EPS, f"{error.max() / EPS:.1f} eps"
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 10, 30, 300])
+def test_float32_log_softmax_within_an_eps_in_many_short_rows(length: int) -> None:
+    """One row in ten thousand was beyond, where a few entries share the mass."""
+    random = np.random.default_rng(length)
+    scales = random.choice([0.3, 1.0, 3.0, 10.0, 30.0], (400_000 // length, 1))
+    x = (random.standard_normal((len(scales), length)) * scales).astype(np.float32)
+    z = x.astype(np.float64) - x.max(-1, keepdims=True)
+    exact = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    got = np.asarray(jax.jit(log_softmax)(x), np.float64)
+    error = np.abs(got - exact) / np.maximum(1, np.abs(exact))
+    assert error.max() <= 0.9 * EPS, f"{error.max() / EPS:.2f} eps"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

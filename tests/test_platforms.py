@@ -53,7 +53,8 @@ def test_truncation() -> None:
 
 
 def test_accuracy() -> None:
-    test_numerics.test_float32_softmax_within_4_eps(4096)
+    # Twice as far off as where sums and exponentials are exact.
+    assert test_numerics.softmax_ulps(test_numerics.numeric_rows(4096)) <= 4
     test_numerics.test_float32_log_softmax_and_logsumexp_within_an_eps(4096)
 
 
