@@ -443,6 +443,6 @@ def _meant(name: str) -> str:
 
 def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     try:
-        return np.broadcast_shapes(shape, target) == target
+        return jnp.broadcast_shapes(shape, target) == target
     except ValueError:
         return False

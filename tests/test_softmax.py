@@ -1,5 +1,7 @@
 """softmax, log_softmax, logsumexp: values, limits and identities."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -195,3 +197,17 @@ def test_export_with_any_batch(length: int) -> None:
         shape = jax.ShapeDtypeStruct((batch, length), np.float32)
         exported = export.export(jax.jit(function))(shape)
         np.testing.assert_allclose(exported.call(x), function(x), rtol=1e-6, atol=1e-7)
+
+
+def test_export_with_any_batch_and_a_temperature_a_row() -> None:
+    (batch,) = export.symbolic_shape("batch")
+    x, temperature = rows.normal(120, 2.0).reshape(3, 40), np.array([0.5, 1, 2], np.float32)
+    for function in (softmax, log_softmax, logsumexp, entropy):
+
+        def scaled(x: jax.Array, temperature: jax.Array, function: Any = function) -> jax.Array:
+            return function(x, temperature=temperature)
+
+        shapes = [jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in (x, temperature)]
+        exported = export.export(jax.jit(scaled))(*shapes)
+        want = scaled(x, temperature)
+        np.testing.assert_allclose(exported.call(x, temperature), want, rtol=1e-6, atol=1e-7)
