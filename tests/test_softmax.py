@@ -201,7 +201,8 @@ def test_export_with_any_batch(length: int) -> None:
 
 def test_export_with_any_batch_and_a_temperature_a_row() -> None:
     (batch,) = export.symbolic_shape("batch")
-    x, temperature = rows.normal(120, 2.0).reshape(3, 40), np.array([0.5, 1, 2], np.float32)
+    x = jnp.asarray(rows.normal(120, 2.0).reshape(3, 40))
+    temperature = jnp.array([0.5, 1, 2])
     for function in (softmax, log_softmax, logsumexp, entropy):
 
         def scaled(x: jax.Array, temperature: jax.Array, function: Any = function) -> jax.Array:
