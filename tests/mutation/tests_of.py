@@ -43,10 +43,10 @@ TESTS_OF = {
         Stage(("engine",), 2),
         SAMPLING,
     ),
-    "_exp": (Stage(("exact",), 1),),
+    "_exp": (Stage(("exact",), 1), Stage(("numerics",), 6)),
     "_exact": (Stage(("exact",), 1),),
-    "_mass": (Stage(("engine", "exact", "softmax"), 3),),
-    "_sweep": (Stage(("engine",), 2),),
+    "_mass": (Stage(("engine", "exact", "softmax"), 3), Stage(("numerics",), 6)),
+    "_sweep": (Stage(("engine", "exact"), 2), Stage(("numerics",), 6)),
     "_window": (
         Stage(("engine",), 2),
         SAMPLING,
