@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._checks import compute_dtype
 from jsoftmax._exact import add_exactly
-from jsoftmax._exp import exp, log_exactly
+from jsoftmax._exp import exp, exp_of_difference, log_exactly
 from jsoftmax._mass import MODERATE, Mass, unshifted_mass
 from jsoftmax._reduce import (
     row_exact_sum_beside,
@@ -120,7 +120,8 @@ def _summed(logits: Array, temperature: Array | None, along: Along) -> Known:
 
     def shifted(x: Array) -> Known:
         peak = row_peak(x, along)
-        mass = row_mass(x, lambda x: shift(x, temperature, peak), along)
+        exact = None if temperature is not None else lambda x: exp_of_difference(x, peak)
+        mass = row_mass(x, lambda x: shift(x, temperature, peak), along, weight=exact)
         log_total, lack = _log_of(mass, jnp.zeros_like(peak))
         return Known(jnp.where(mass.total == 0, -jnp.inf, peak), log_total, lack)
 

@@ -105,9 +105,10 @@ def log_softmax(
         Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
     Returns:
-      An array of the logits' shape and float dtype: for T = 1 float32 is within eps max(1,
-      abs(log p)) on CPUs, and within 2 elsewhere. The log-probability of a nearly certain entry
-      keeps its relative accuracy (log1p of what the others sum to).
+      An array of the logits' shape and float dtype: for T = 1 float32 is within 4 eps max(1,
+      abs(log p)), and on CPUs within one (two in a row of many small entries that are all equal).
+      The log-probability of a nearly certain entry keeps its relative accuracy (log1p of what the
+      others sum to).
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
