@@ -1,4 +1,4 @@
-"""How time grows with the vocabulary, what memory is taken, and how long a program compiles."""
+"""How time grows with the vocabulary, of short rows too; memory; and how long programs compile."""
 
 import statistics
 import time
@@ -15,6 +15,8 @@ import peers
 
 ROWS = 8
 SIZES = (1 << 14, 1 << 17, 1 << 20)
+ENTRIES = 1 << 19
+SHORT_SIZES = (3, 10, 30, 100, 300, 1000)
 HEADERS = ["job", "softmaxes at V = 16k", "128k", "1M", "1M / 16k", "temporaries, in inputs"]
 
 Medians = Callable[[dict[str, Callable[[], object]], float], dict[str, float]]
@@ -60,6 +62,27 @@ def growth(medians: Medians, seconds: float) -> list[list[str]]:
         [name, *(f"{r:.2f}" for r in some), f"{some[-1] / some[0]:.2f}", f"{memory[name]:.2f}"]
         for name, some in ratios.items()
     ]
+
+
+def short_rows(medians: Medians, seconds: float) -> list[list[str]]:
+    """A row for each function: its time beside that of jax.nn, for rows of each size."""
+    peers_of = {
+        "softmax": (jsoftmax.softmax, jax.nn.softmax),
+        "log_softmax": (jsoftmax.log_softmax, jax.nn.log_softmax),
+        "logsumexp": (jsoftmax.logsumexp, partial(jax.nn.logsumexp, axis=-1)),
+    }
+    ratios: dict[str, list[str]] = {name: [] for name in peers_of}
+    for size in SHORT_SIZES:
+        shape = (ENTRIES // size, size)
+        x = jnp.asarray(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+        for name, functions in peers_of.items():
+            calls = {
+                whose: partial(_call, jax.jit(function), x)
+                for whose, function in zip(("ours", "theirs"), functions, strict=True)
+            }
+            times = medians(calls, seconds)
+            ratios[name].append(f"{times['ours'] / times['theirs']:.2f}")
+    return [[name, *some] for name, some in ratios.items()]
 
 
 def _call(function: Callable[[Array], object], x: Array) -> object:

@@ -4,6 +4,7 @@ On CPUs rows are folded: a few slabs of a row are combined entry by entry, to th
 weight of each column and the sum of the others, in one reduction that stores nothing else.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,8 +18,13 @@ from jsoftmax._sweep import in_parts, is_whole, sum_of_pieces
 MODERATE = (-0.5, 70.0)
 """Largest entries x of which exp(x) can be taken as it is, and summed over any row."""
 
-_SLABS = ((8, 64), (12, 128))
-"""How many are combined at a time, and in how long a row at least; more would not be vectorised."""
+_SLABS = ((4, 8, 64), (8, 64, math.inf), (12, 128, math.inf))
+"""How many are combined at a time, and in rows of which lengths: from, and below.
+
+More would not be vectorised, and in short rows be rounded more.
+"""
+_FEW = 16
+"""Rows of fewer entries would not be vectorised where the weights are not stored first."""
 
 
 class Mass(NamedTuple):
@@ -129,13 +135,13 @@ def _fold(weight: Array, axis: int, *beside: Array) -> list[Array]:
 
     axis %= weight.ndim
     weight, *highest = (in_parts(x, axis) for x in (weight, *beside))
-    if weight.shape[axis + 1] < _SLABS[0][1]:
-        # A value of its own: it would not be vectorised inside of a short sum.
+    size = weight.shape[axis + 1]
+    if size < _FEW:
         weight = lax.optimization_barrier(weight)
     least = [-jnp.inf] * len(beside)
     operands = [jnp.zeros_like(weight), weight, *highest]
-    for slabs, shortest in _SLABS:
-        if operands[0].shape[axis + 1] >= shortest:
+    for slabs, shortest, longest in _SLABS:
+        if operands[0].shape[axis + 1] >= shortest and size < longest:
             operands = fold_slabs(operands, [0.0, 0.0, *least], roughly, slabs, axis + 1)
     others, *rest = operands
     operands = [others, jnp.zeros_like(others), *rest]
