@@ -212,3 +212,21 @@ def test_export_with_any_batch_and_a_temperature_a_row() -> None:
         exported = export.export(jax.jit(scaled))(*shapes)
         want = scaled(x, temperature)
         np.testing.assert_allclose(exported.call(x, temperature), want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("length", [1031, 2048])
+def test_long_rows_of_a_batch_of_any_shape(length: int) -> None:
+    x = rows.normal(6 * length, 3.0).reshape(6, length)
+    for function in (softmax, log_softmax):
+        stacked = jax.jit(function)(x.reshape(2, 3, length)).reshape(6, length)
+        np.testing.assert_allclose(stacked, function(x), rtol=5e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_gradient_of_a_row_with_nothing_allowed(dtype: str) -> None:
+    x = jnp.array([[-jnp.inf] * 3, [0.0, 1.0, -jnp.inf]], dtype)
+    values = jnp.array([[0, 1, 2]], dtype)
+    gradient = jax.grad(lambda x: (softmax(x) * values).sum())(x)
+    np.testing.assert_array_equal(gradient[0], 0)
+    assert gradient[1, 0] < 0 < gradient[1, 1]
+    assert gradient[1, 2] == 0
