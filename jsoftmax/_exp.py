@@ -1,4 +1,4 @@
-"""The exponential, in a form that CPUs take half the time for.
+"""The exponential, in a form that CPUs take half the time for; and in two words, as the logarithm.
 
 It is within 0.89 units in the last place in float32, where XLA:CPU's own is within 1.01, and it
 vectorises wherever it is fused. Other targets have instructions for theirs.
@@ -55,27 +55,22 @@ def exp_exactly(x: Array) -> tuple[Array, Array]:
 def exp_of_difference(x: Array, most: Array) -> Array:
     """Compute exp(x - most) for x <= most, of which the first may be -inf: 1 where they are equal.
 
-    What rounding takes from the difference counts.
+    What rounding takes from the difference counts. For CPUs, as `exp_exactly`.
     """
     z, lack = add_exactly(x, -most)
-
-    def plainly(z: Array, lack: Array) -> Array:
+    if x.dtype != jnp.float32:
         mass = jnp.exp(z)
         return mass + mass * jnp.where(z == -jnp.inf, 0, lack)
-
-    def at_once(z: Array, lack: Array) -> Array:
-        none = z < _LEAST
-        lack = lax.select(none, jnp.zeros_like(z), lack)
-        nearly, beyond, power = _parts(lax.select(none, jnp.full_like(z, _LEAST), z), lack)
-        return (1 + (nearly + beyond)) * power
-
-    if x.dtype != jnp.float32:
-        return plainly(z, lack)
-    return lax.platform_dependent(z, lack, cpu=at_once, default=plainly)
+    none = z < _LEAST
+    z, lack = lax.select(none, jnp.full_like(z, _LEAST), z), jnp.where(none, 0, lack)
+    return _once_rounded(*_parts(z, lack))
 
 
 def _exp(x: Array) -> Array:
-    nearly, beyond, power = _parts(_bounded(x), jnp.zeros_like(x))
+    return _once_rounded(*_parts(_bounded(x), jnp.zeros_like(x)))
+
+
+def _once_rounded(nearly: Array, beyond: Array, power: Array) -> Array:
     return (1 + (nearly + beyond)) * power
 
 

@@ -57,14 +57,13 @@ def terms(
     x: Array,
     scale: Callable[[Array], Array],
     axis: int,
-    stored: Array | None = None,
     weight: Callable[[Array], Array] | None = None,
 ) -> Terms:
     """The sum of exp(z) for z = scale(x), of which the largest is near 0, or -inf.
 
-    CPUs take exp(z) from where it is stored, or as a function of x that rounds less, if there is
-    one. (The largest z need not be 0: a compiler that computes the logits twice, for the maximum
-    and for z, may round them differently.)
+    CPUs take exp(z) as weight(x), if that is given: as it is stored, or with less rounding. (The
+    largest z need not be 0: a compiler that computes the logits twice, for the maximum and for z,
+    may round them differently.)
     """
 
     def plain(x: Array) -> Terms:
@@ -84,12 +83,8 @@ def terms(
 
     if not is_whole(x, axis):
         return plain(x)
-    if stored is None:
-        of = weight or (lambda x: exp(scale(x)))
-        return lax.platform_dependent(x, cpu=lambda x: folded(of(x)), default=plain)
-    return lax.platform_dependent(
-        x, stored, cpu=lambda _, stored: folded(stored), default=lambda x, _: plain(x)
-    )
+    of = weight or (lambda x: exp(scale(x)))
+    return lax.platform_dependent(x, cpu=lambda x: folded(of(x)), default=plain)
 
 
 def unshifted_mass(x: Array, axis: int) -> tuple[Array, Mass]:

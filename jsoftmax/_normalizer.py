@@ -70,7 +70,8 @@ def log_sum_exp(
     Where one entry holds most of the mass, by log1p of what the others sum to, however small that
     is. Zero for a row with nothing allowed, so that z minus it is -inf there.
     """
-    mass = row_mass(x, scale, along, stored)
+    weight = None if stored is None else lambda _: stored
+    mass = row_mass(x, scale, along, weight)
     log_total, _ = _log_of(mass, jnp.zeros_like(mass.total))
     return mass.total, log_total
 
@@ -121,7 +122,7 @@ def _summed(logits: Array, temperature: Array | None, along: Along) -> Known:
     def shifted(x: Array) -> Known:
         peak = row_peak(x, along)
         exact = None if temperature is not None else lambda x: exp_of_difference(x, peak)
-        mass = row_mass(x, lambda x: shift(x, temperature, peak), along, weight=exact)
+        mass = row_mass(x, lambda x: shift(x, temperature, peak), along, exact)
         log_total, lack = _log_of(mass, jnp.zeros_like(peak))
         return Known(jnp.where(mass.total == 0, -jnp.inf, peak), log_total, lack)
 

@@ -164,7 +164,7 @@ def _at(state: OnlineSoftmax, peak: Array) -> OnlineSoftmax:
 
 def _broadcast(*shapes: tuple[int, ...]) -> bool:
     try:
-        np.broadcast_shapes(*shapes)
+        jnp.broadcast_shapes(*shapes)
     except ValueError:
         return False
     return True

@@ -65,11 +65,10 @@ def row_mass(
     x: Array,
     scale: Callable[[Array], Array],
     along: Along,
-    stored: Array | None = None,
     weight: Callable[[Array], Array] | None = None,
 ) -> Mass:
     """Sum of exp(z) for z = scale(x), of which the largest is near 0: see `terms`."""
-    found = terms(x, scale, along.axis, stored, weight)
+    found = terms(x, scale, along.axis, weight)
     return (lax.psum(found, along.axis_name) if along.axis_name else found).mass()
 
 

@@ -121,19 +121,18 @@ def _heaviest_piece(x: Array, sums: Array, pieces: Blocks) -> tuple[Array, Array
     Where pieces do not fit the parts of a row, of each part, [..., parts, 1], so that a row that is
     split stays where it lies. With entries at -inf, if a piece is short.
     """
-    if pieces.part % pieces.length == 0:
-        # Not argmax, which XLA:CPU does not vectorise.
-        index = lax.broadcasted_iota(jnp.int32, sums.shape, sums.ndim - 1)
-        most = jnp.max(sums, axis=-1, keepdims=True)
-        place = jnp.min(jnp.where(sums == most, index, sums.shape[-1]), axis=-1, keepdims=True)
-        in_pieces = x.reshape(*x.shape[:-1], -1, pieces.length)
-        entries = jnp.take_along_axis(in_pieces, place[..., None], axis=-2, mode="clip")
-        return most[..., None], entries
-    in_parts = (*x.shape[:-1], pieces.parts, -1)
-    sums = sums.reshape(in_parts)
-    place = jnp.argmax(sums, axis=-1, keepdims=True).astype(jnp.int32)
-    entries, _ = block_at(x.reshape(in_parts), place, pieces._replace(parts=1))
-    return jnp.max(sums, axis=-1, keepdims=True), entries
+    fit = pieces.part % pieces.length == 0
+    batch = x.shape[:-1]
+    sums = sums.reshape(*batch, 1 if fit else pieces.parts, -1)
+    # Not argmax, which XLA:CPU does not vectorise.
+    index = lax.broadcasted_iota(jnp.int32, sums.shape, sums.ndim - 1)
+    most = jnp.max(sums, axis=-1, keepdims=True)
+    place = jnp.min(jnp.where(sums == most, index, sums.shape[-1]), axis=-1, keepdims=True)
+    if fit:
+        in_pieces = x.reshape(*batch, -1, pieces.length)
+        return most, jnp.take_along_axis(in_pieces, place, axis=-2, mode="clip")
+    in_parts = x.reshape(*batch, pieces.parts, -1)
+    return most, block_at(in_parts, place, pieces._replace(parts=1))[0]
 
 
 def sweep(
