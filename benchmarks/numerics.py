@@ -1,11 +1,13 @@
 """Measures rounding errors of the maps, the losses and their gradients, beside those of the peers.
 
     uv run --group benchmark benchmarks/numerics.py [--quick] [--out benchmarks/results]
+    uv run --group benchmark benchmarks/numerics.py --functions "sparsemax, gradient" --seed 1
 
 Rows of 1 to 1,000,000 logits at scales from 1e-30 to 1e30 (random, with one entry far above the
 rest, and quantised), in four dtypes, against the same formulas in float64; in the widest float of
 NumPy for float64 itself. Errors are in units of the result's own precision: docs/numerics.md says
-which. optax, PyTorch and its entmax are measured too where they are installed.
+which. optax, PyTorch and its entmax are measured too where they are installed. Some functions
+alone, or other rows (a seed), are printed and not written.
 """
 
 import argparse
@@ -297,8 +299,8 @@ def described() -> str:
     return f"CPU ({platform.machine()}), Python {platform.python_version()}, {versions}."
 
 
-def inputs(dtype: Any, *, quick: bool) -> Iterator[Rows]:
-    """Rows of every length, scale and kind that the dtype holds."""
+def inputs(dtype: Any, *, quick: bool, seed: int = 0) -> Iterator[Rows]:
+    """Rows of every length, scale and kind that the dtype holds; other ones for another seed."""
     largest = float(jnp.finfo(dtype).max)
     for length, scale, kind in itertools.product(LENGTHS, SCALES, KINDS):
         long = length > ENTRIES
@@ -306,7 +308,8 @@ def inputs(dtype: Any, *, quick: bool) -> Iterator[Rows]:
             continue
         if quick and (length > 1000 or scale not in SCALES_OF_LONG_ROWS):
             continue
-        random = np.random.default_rng([length, KINDS.index(kind), SCALES.index(scale)])
+        of_kind = [length, KINDS.index(kind), SCALES.index(scale)]
+        random = np.random.default_rng([*of_kind, seed] if seed else of_kind)
         rows = int(np.clip(ENTRIES // length, 1, 200))
         x = random.normal(size=(rows, length)) * scale
         if kind == "peaked":
@@ -375,7 +378,7 @@ Found: TypeAlias = dict[tuple[str, str, str], Tally]
 """By function, dtype and library."""
 
 
-def measure(dtype_name: str, *, quick: bool) -> Found:
+def measure(dtype_name: str, functions: list[str] | None, *, quick: bool, seed: int) -> Found:
     """Each function on each input, by us and by each peer. A peer may refuse a dtype: no result."""
     found: Found = {}
     dtype = jnp.dtype(dtype_name)
@@ -386,9 +389,10 @@ def measure(dtype_name: str, *, quick: bool) -> Found:
     todo = [
         (job, by, function if by == "torch" else jax.jit(function))
         for job in jobs()
+        if functions is None or job.name in functions
         for by, function in {"jsoftmax": job.ours, **job.peers}.items()
     ]
-    for rows in inputs(dtype, quick=quick):
+    for rows in inputs(dtype, quick=quick, seed=seed):
         widened = rows._replace(x=rows.x.astype(wide), g=rows.g.astype(wide))
         for job, ways in itertools.groupby(todo, key=operator.itemgetter(0)):
             want, unit = job.exact(widened)
@@ -424,6 +428,8 @@ def table(found: Found) -> str:
     ]
     dtypes = dict.fromkeys(dtype for _, dtype, _ in found)
     for job, dtype in itertools.product(jobs(), dtypes):
+        if (job.name, dtype, "jsoftmax") not in found:
+            continue
         cells = [f"`{job.name}`", dtype]
         for by in shown:
             tally = found.get((job.name, dtype, by))
@@ -439,6 +445,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Rounding errors beside the peers'.")
     parser.add_argument("--quick", action="store_true", help="short rows and five scales")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--functions", nargs="+", choices=[job.name for job in jobs()])
+    parser.add_argument("--seed", type=int, default=0, help="other rows than those of the table")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results"), help="where the table goes"
     )
@@ -451,10 +459,12 @@ def main() -> None:
     for dtype in arguments.dtypes:
         start = time.perf_counter()
         with jax.enable_x64(dtype == "float64"):
-            found |= measure(dtype, quick=arguments.quick)
+            found |= measure(dtype, arguments.functions, quick=arguments.quick, seed=arguments.seed)
         print(f"{dtype}: {time.perf_counter() - start:.0f} s", flush=True)
     text = f"{described()}\n\n{table(found)}"
     print(f"\n{text}")
+    if arguments.functions or arguments.seed:
+        return
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / f"numerics-jax-{jax.__version__}.md").write_text(text, encoding="utf-8")
 

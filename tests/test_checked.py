@@ -358,4 +358,8 @@ def test_in_other_worlds() -> None:
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (2, 0)])
 def test_size_zero(shape: tuple[int, ...]) -> None:
-    assert jsoftmax.checked(jsoftmax.softmax)(jnp.zeros(shape)).shape == shape
+    x = jnp.zeros(shape)
+    assert jsoftmax.checked(jsoftmax.softmax)(x).shape == shape
+    assert jsoftmax.checked(jsoftmax.kl_divergence)(x, x).shape == shape[:-1]
+    losses = jsoftmax.checked(jsoftmax.cross_entropy)(x, x)
+    np.testing.assert_array_equal(losses, np.zeros(shape[:-1]))

@@ -178,6 +178,7 @@ def test_errors() -> None:
         ((LOGITS, "v"), TypeError, "values must be an array"),
         ((LOGITS, VALUES[:, :5]), ValueError, r"values must have shape \[..., K, F\].*\(2, 5, 4\)"),
         ((LOGITS[0, 0], VALUES[0, 0]), ValueError, "values must have shape"),
+        ((LOGITS, jnp.ones((3, 32, 4))), ValueError, r"values must have shape.*\(3, 32, 4\)"),
     ):
         with pytest.raises(kind, match=f"OnlineSoftmax: {words}"):
             OnlineSoftmax.of(*arguments)

@@ -123,6 +123,8 @@ def test_masks_that_keep_the_wrong_entries() -> None:
     with fails(r"row \(\) keeps an entry that is not allowed"):
         testing.assert_mask_keeps(np.ones(3, bool), holes)
     testing.assert_mask_keeps(np.ones(3, bool), np.array([0.0, np.nan, 1.0], np.float32))
+    for shape in ((0, 4), (2, 0)):
+        testing.assert_mask_keeps(np.ones(shape, bool), np.zeros(shape, np.float32), mass=0.5)
 
 
 def test_arguments_of_the_mask_s_assertion() -> None:

@@ -32,9 +32,12 @@ from tests.fuzz.strategies import CLASSES, at_random
 from tests.fuzz.traits import EVERY
 from tests.registry import Entry
 
-SHAPES = {1: (2048, 0.1), 7: (4096, 0.5), 130: (1024, 0.4)}
-"""For each length of a row, the rows of a batch and its share of all rows."""
-OWN = {7: (2048, 0.6), 130: (512, 0.4)}
+SHAPES = {1: (2048, 0.1), 7: (4096, 0.5), 130: (1024, 0.38), 2051: (64, 0.02)}
+"""For each length of a row, the rows of a batch and its share of all rows.
+
+The last is one of those that are summed and searched in blocks.
+"""
+OWN = {7: (2048, 0.6), 130: (512, 0.38), 2051: (64, 0.02)}
 """Where a property has programs of its own."""
 SPLIT = {7: (1024, 1.0)}
 """Where these are for meshes, of three kinds."""
