@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax._reduce import row_sum
+from jsoftmax._reduce import lie_as, row_sum
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 from jsoftmax._watch import Values, watch_rows, watch_values, watch_weights, watching
 
@@ -30,8 +30,8 @@ _ALLOWED = {
     "n": "a number (n <= 0 is off)",
     "alpha": "a number in [1, 4] (1 is softmax, 2 is sparsemax)",
     "label_smoothing": "a number in [0, 1] (0 is off)",
-    "z_loss": "a number >= 0 (0 is off)",
-    "logit_softcap": "a number > 0 (None is off)",
+    "z_loss": "a finite number >= 0 (0 is off)",
+    "logit_softcap": "a number > 0 and no denormal (None and inf are off)",
     "weights": "finite numbers >= 0 (0 ignores the example)",
 }
 _LARGEST = float(np.finfo(np.float64).max)
@@ -39,8 +39,8 @@ _RANGES = {
     "temperature": (0.0, np.inf),
     "alpha": (1.0, 4.0),
     "label_smoothing": (0.0, 1.0),
-    "z_loss": (0.0, np.inf),
-    "logit_softcap": (5e-324, np.inf),
+    "z_loss": (0.0, _LARGEST),
+    "logit_softcap": (float(np.finfo(np.float32).tiny), np.inf),
     "weights": (0.0, _LARGEST),
 }
 """Where a number may lie; elsewhere it is an error. The others may lie anywhere."""
@@ -101,6 +101,11 @@ def check_rows(
 ) -> Rows:
     """Check and convert the arguments that every function of rows shares."""
     array = check_logits(function, logits, argument)
+    if not np.isinf(np.asarray(np.inf, array.dtype)):
+        raise TypeError(
+            f"{function}: {argument} must be of a dtype that has infinity (an entry that is not "
+            f"allowed is -inf), got dtype {array.dtype}"
+        )
     index = check_axis(function, axis, array.ndim, argument)
     along = Along(index, check_axis_name(function, axis_name))
     mask = None if where is None else check_mask(function, "where", where, array.shape)
@@ -199,15 +204,18 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
         function, argument, array, lambda x: _refused(name, x, _MEANT), _meant(name)
     )
     array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
-    return jnp.expand_dims(array, axis).astype(rows.compute_dtype)
+    return lie_as(jnp.expand_dims(array, axis).astype(rows.compute_dtype), rows.logits)
 
 
 def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array | None:
-    """A temperature as `check_setting`: None for the Python number one, NaN where negative."""
+    """A temperature as `check_setting`: None for the Python number one, NaN where negative.
+
+    The negative zero becomes the other: it has no reciprocal that is a temperature's.
+    """
     if type(temperature) in (int, float) and temperature == 1:
         return None
     array = check_setting(function, "temperature", temperature, rows)
-    return _or_nan(array, 0, math.inf)
+    return _or_nan(_positive_zero(array), 0, math.inf)
 
 
 def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
@@ -227,11 +235,11 @@ def check_fraction(function: str, argument: str, value: Setting, rows: Rows) -> 
 
 
 def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
-    """A setting that is not negative: None for the Python number zero, NaN where negative."""
+    """A setting that is finite and not negative: None for the Python number zero, else NaN."""
     if type(value) in (int, float) and value == 0:
         return None
     array = check_setting(function, argument, value, rows)
-    return _or_nan(array, 0, math.inf)
+    return _or_nan(array, 0, float(jnp.finfo(array.dtype).max))
 
 
 def check_labels(
@@ -318,16 +326,18 @@ def check_block_size(function: str, block_size: int | None) -> int | None:
     return check_count(function, "block_size", block_size, "an integer or None")
 
 
-def check_count(function: str, argument: str, value: int, kind: str = "an integer") -> int:
-    """A static whole number, at least one."""
+def check_count(
+    function: str, argument: str, value: int, kind: str = "an integer", *, least: int = 1
+) -> int:
+    """A static whole number, by default at least one."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{function}: {argument} must be {kind}, got {value!r}")
     try:
         count = operator.index(value)
     except TypeError:
         raise TypeError(f"{function}: {argument} must be {kind}, got {value!r}") from None
-    if count < 1:
-        raise ValueError(f"{function}: {argument} must be at least 1, got {argument}={count}")
+    if count < least:
+        raise ValueError(f"{function}: {argument} must be at least {least}, got {argument}={count}")
     return count
 
 
@@ -336,6 +346,15 @@ def check_choice(function: str, argument: str, value: str, allowed: tuple[str, .
     if value not in allowed:
         words = " or ".join(repr(word) for word in allowed)
         raise ValueError(f"{function}: {argument} must be {words}, got {value!r}")
+
+
+def check_kind(function: str, argument: str, value: object, kind: type) -> None:
+    """Check the class of an argument that is no array."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(
+            f"{function}: {argument} must be {article} {kind.__name__}, got {type(value).__name__}"
+        )
 
 
 def check_flag(function: str, argument: str, value: object) -> bool:
@@ -389,6 +408,11 @@ def keep_or_fill(where: Array, x: Array, fill: float) -> Array:
 def _or_nan(x: Array, least: float, most: float) -> Array:
     """The numbers from `least` to `most`, and NaN for the others."""
     return jnp.where((x >= least) & (x <= most), x, jnp.nan)
+
+
+@partial(jax.jit, inline=True)
+def _positive_zero(x: Array) -> Array:
+    return jnp.where(x == 0, 0, x)
 
 
 @partial(jax.jit, static_argnums=1, inline=True)

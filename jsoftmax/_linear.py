@@ -103,10 +103,10 @@ def linear_cross_entropy(
         `axis_name` an index of the whole vocabulary.
       bias: b, real numbers of shape [V]; -inf takes a class out, as padding of the vocabulary.
       logit_softcap: c > 0, the logits' bound; a number or an array that broadcasts to the batch
-        shape. None is no bound.
+        shape. None and inf are no bound.
       label_smoothing: s in [0, 1], likewise: the part of the target that is spread over the allowed
         classes.
-      z_loss: w >= 0, likewise: the weight of the squared logarithm of the normaliser.
+      z_loss: w >= 0 and finite, likewise: the weight of the squared logarithm of the normaliser.
       temperature: T >= 0, likewise.
       block_size: how many columns of the weight a block has; static. None chooses it so that a
         block of logits, or of the weight, has at most 8 MiB (or else 256 columns). It changes time
@@ -185,7 +185,7 @@ def linear_log_prob(
       labels: y, the tokens: integers of the batch shape, in [0, V); with `axis_name` an index of
         the whole vocabulary.
       bias: b, real numbers of shape [V]; -inf takes a class out.
-      logit_softcap: c > 0, the logits' bound, or None.
+      logit_softcap: c > 0, the logits' bound; None and inf are none.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape: the one the
         tokens were sampled at.
       block_size: how many columns of the weight a block has; static.
@@ -490,8 +490,10 @@ def _logits(
     if softcap is not None:
         # A class taken out stays so.
         absent = x == -jnp.inf
-        u = jnp.where(absent, 0, x) / softcap
-        x = jnp.where(absent, -jnp.inf, softcap * jnp.tanh(u))
+        off = softcap == jnp.inf
+        # The tanh of 64 is one, and its slope zero.
+        u = jnp.clip(jnp.where(absent, 0, x) / softcap, -64, 64)
+        x = jnp.where(absent | off, x, jnp.where(off, 1, softcap) * jnp.tanh(u))
     return (x if temperature is None else lax.optimization_barrier(x)), u, columns
 
 

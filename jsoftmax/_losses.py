@@ -60,8 +60,8 @@ def cross_entropy(
         setting is.
       label_smoothing: s in [0, 1], likewise: the part of the target that is spread over the allowed
         classes.
-      z_loss: w >= 0, likewise: the weight of the squared logarithm of the normaliser, which keeps
-        the logits from drifting.
+      z_loss: w >= 0 and finite, likewise: the weight of the squared logarithm of the normaliser,
+        which keeps the logits from drifting.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
         Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
@@ -264,7 +264,7 @@ def _parts_of_distribution_jvp(
         of_mass = jnp.zeros_like(peak)
         of_cost = -row_sum(_weight(target, peak) * allowed, along)
         if of_target is not None:
-            of_weight = _weight(of_target, peak)
+            of_weight = jnp.where(absent, 0, _weight(of_target, peak))
             of_mass = row_sum(of_weight, along)
             of_cost = of_cost - row_sum(of_weight * jnp.where(absent, 0, z), along)
         of_spread = jnp.zeros_like(peak)

@@ -13,7 +13,15 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from jsoftmax._checks import check_axis_name, check_logits, check_rows, common_dtype, compute_dtype
+from jsoftmax._checks import (
+    check_axis_name,
+    check_count,
+    check_kind,
+    check_logits,
+    check_rows,
+    common_dtype,
+    compute_dtype,
+)
 from jsoftmax._exp import exp
 from jsoftmax._reduce import row_max, row_sum, shard_sum
 from jsoftmax._shift import shift
@@ -65,8 +73,20 @@ class OnlineSoftmax(NamedTuple):
 
         Inside ``jax.shard_map`` begin a scan with the state `of` a block instead: a constant is not
         marked as varying over the mesh.
+
+        Raises:
+          TypeError: batch is no tuple of integers, features is no integer, or dtype is neither
+            float32 nor float64.
+          ValueError: a size that is not allowed.
         """
-        return cls(*_empty(tuple(batch), features, np.dtype(dtype)))
+        name = "OnlineSoftmax.empty"
+        check_kind(name, "batch", batch, tuple)
+        sizes = [check_count(name, "batch", size, least=0) for size in batch]
+        count = check_count(name, "features", features, least=0)
+        kind = np.dtype(dtype)
+        if kind.name not in ("float32", "float64"):
+            raise TypeError(f"{name}: dtype must be float32 or float64, got {kind}")
+        return cls(*_empty(tuple(sizes), count, kind))
 
     @classmethod
     def of(
@@ -101,7 +121,19 @@ class OnlineSoftmax(NamedTuple):
         return self.merge(OnlineSoftmax.of(logits, values, where=where))
 
     def merge(self, other: "OnlineSoftmax") -> "OnlineSoftmax":
-        """The state of the entries of both."""
+        """The state of the entries of both, whose batch shapes broadcast to each other.
+
+        Raises:
+          TypeError: other is no state.
+          ValueError: batch shapes that do not, or values of another size.
+        """
+        check_kind("OnlineSoftmax.merge", "other", other, OnlineSoftmax)
+        one, two = self.values.shape, other.values.shape
+        if one[-1] != two[-1] or not _broadcast(one[:-1], two[:-1]):
+            raise ValueError(
+                "OnlineSoftmax.merge: other must have values of the same size, and a batch shape "
+                f"that broadcasts with this one's, got [..., F] = {two} for {one}"
+            )
         return _merge(self, other)
 
     def across(self, axis_name: AxisName) -> "OnlineSoftmax":

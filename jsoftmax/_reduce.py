@@ -13,7 +13,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jsoftmax._mass import Mass, terms
 from jsoftmax._sweep import SLABS, exact_sum, exact_sum_beside, exact_sweep, largest, sweep
@@ -155,7 +155,21 @@ def everywhere(x: Array) -> Array:
     """
     if not any(jax.typeof(x).sharding.spec):
         return x
-    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim))
+    # By the mesh of the array: there need be none around the call.
+    whole = NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*[None] * x.ndim))
+    return jax.sharding.reshard(x, whole)
+
+
+def lie_as(x: Array, rows: Array) -> Array:
+    """The array, of one number a row or for all, split over Explicit mesh axes as the rows are.
+
+    An operation of both may refuse one that is whole on every device.
+    """
+    mesh, spec = jax.typeof(rows).sharding.mesh, jax.typeof(rows).sharding.spec
+    if not any(spec):
+        return x
+    split = PartitionSpec(*(axes if n > 1 else None for axes, n in zip(spec, x.shape, strict=True)))
+    return jax.sharding.reshard(x, NamedSharding(mesh, split))
 
 
 def row_size(x: Array, along: Along) -> int:

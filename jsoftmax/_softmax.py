@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_rows, check_temperature, compute_dtype
+from jsoftmax._checks import check_flag, check_rows, check_temperature, compute_dtype
 from jsoftmax._exact import add_exactly, reciprocal
 from jsoftmax._exp import exp, exp_of_difference
 from jsoftmax._mass import MODERATE, unshifted_weights
@@ -147,7 +147,7 @@ def logsumexp(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
-      keepdims: keep `axis`, with size one.
+      keepdims: True or False, static: keep `axis`, with size one.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
         Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
 
@@ -169,10 +169,11 @@ def logsumexp(
       >>> print(jsoftmax.logsumexp(x), jsoftmax.logsumexp(x, temperature=0.0))
       1000.6932 1000.0
     """
+    kept = check_flag("logsumexp", "keepdims", keepdims)
     rows = check_rows("logsumexp", logits, axis, where, axis_name)
     checked = check_temperature("logsumexp", temperature, rows)
     result = _logsumexp(rows.pinned(checked), checked, rows.along)
-    return result if keepdims else jnp.squeeze(result, rows.along.axis)
+    return result if kept else jnp.squeeze(result, rows.along.axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -81,6 +81,7 @@ def checked(
       nothing of this is compiled.
 
     Raises:
+      TypeError: not a function.
       ValueError: by the checked function. The message names the function of jsoftmax, the argument,
         the value, what is allowed, and the row: its index along the axes that `jax.vmap` maps, then
         along those of the batch. In `jax.shard_map` it is the row of a shard.
@@ -104,6 +105,8 @@ def checked(
       ValueError: softmax: temperature must be a number >= 0 (0 is the arg-max limit, inf is
       uniform), got temperature=-1.0 in row (1,)
     """
+    if not callable(function):
+        raise TypeError(f"checked: function must be callable, got {type(function).__name__}")
     lock = threading.RLock()
     found: list[str] = []
     watch = _Watch(found.append, allow_empty_rows)

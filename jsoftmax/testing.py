@@ -13,6 +13,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jsoftmax._checks import check_count
+
 __all__ = [
     "assert_mask_keeps",
     "assert_matches_reference",
@@ -33,8 +35,9 @@ def assert_on_simplex(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the shape of p: where it is False p has to be exactly 0. A row
         in which it allows nothing has to be 0 everywhere.
-      atol: how far a sum may be from one. By default (4 + sqrt(V)) / 2 times eps of the dtype, for
-        V entries that are each rounded to it.
+      atol: how far a sum of V entries may be from one. By default 2 eps of the dtype, which each is
+        rounded to, sqrt(V) / 2 eps of float32 (or float64), in which a sum is taken, and V / 2 of
+        the smallest number above 0; a half at most.
 
     Raises:
       AssertionError: a row that is not on the simplex.
@@ -52,12 +55,16 @@ def assert_on_simplex(
       AssertionError: assert_on_simplex: row (1,) sums to 0.9, which is 0.1 from 1 (at most 3.2e-07)
     """
     name = "assert_on_simplex"
-    rows, eps = _floats(name, "p", p, axis)
+    rows, dtype = _floats(name, "p", p, axis)
     allowed = _mask(name, "where", True if where is None else where, np.shape(p), axis)
     size = rows.shape[-1]
     if size == 0:
         return
-    tolerance = (4 + np.sqrt(size)) / 2 * eps if atol is None else atol
+    info = jnp.finfo(dtype)
+    eps = float(info.eps)
+    of_sum = min(eps, float(np.finfo(np.float32).eps))
+    rounded = 2 * eps + np.sqrt(size) / 2 * of_sum + size / 2 * float(info.smallest_subnormal)
+    tolerance = min(rounded, 0.5) if atol is None else atol
     _none(name, np.isnan(rows).any(-1), "holds NaN")
     _none(name, (rows < 0).any(-1), "holds a negative number")
     _none(name, (~allowed & (rows != 0)).any(-1), "is not 0 at an entry that `where` disallows")
@@ -78,7 +85,7 @@ def assert_mask_keeps(
     *,
     mass: float | None = None,
     count: int | None = None,
-    temperature: float = 1.0,
+    temperature: ArrayLike = 1.0,
     axis: int = -1,
     where: ArrayLike | None = None,
 ) -> None:
@@ -93,15 +100,16 @@ def assert_mask_keeps(
       mask: boolean, of the logits' shape: True where an entry is kept.
       logits: real numbers of any shape with at least one dimension.
       mass: of softmax(logits / T) over the allowed entries, in (0, 1].
-      count: at least 1; a row with fewer allowed entries keeps all.
-      temperature: T > 0, for the mass.
+      count: an integer, at least 1; a row with fewer allowed entries keeps all.
+      temperature: T > 0, for the mass: a number or an array that broadcasts to the batch shape (the
+        logits' shape without `axis`).
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
 
     Raises:
       AssertionError: a row that keeps too much, too little or the wrong entries.
-      TypeError: a tracer, or a mask that is not boolean.
-      ValueError: a mass or count that is not allowed.
+      TypeError: a tracer, a mask that is not boolean, or a count that is no integer.
+      ValueError: a mass, a count or a temperature that is not allowed.
 
     Edge cases: ties at the cut may be kept or left out. A sum that float32 may have on the other
     side of the mass (16 eps) is right on both. -inf is not allowed; a row with NaN or +inf is
@@ -120,9 +128,11 @@ def assert_mask_keeps(
     name = "assert_mask_keeps"
     if mass is not None and not 0 < mass <= 1:
         raise ValueError(f"{name}: mass must be in (0, 1], got {mass}")
-    if count is not None and count < 1:
-        raise ValueError(f"{name}: count must be at least 1, got {count}")
-    if not temperature > 0:
+    if count is not None:
+        check_count(name, "count", count)
+    _no_tracers(name, temperature)
+    scale = _wide(temperature)
+    if not (scale > 0).all():
         raise ValueError(f"{name}: temperature must be above 0, got {temperature}")
     x, _ = _floats(name, "logits", logits, axis)
     if np.shape(mask) != np.shape(logits):
@@ -148,7 +158,7 @@ def assert_mask_keeps(
         _none(name, (above.sum(-1) >= count) & some, f"keeps more than count={count} needs")
     if mass is not None:
         peak = np.where(some, x.max(-1), 0)[..., None]
-        weight = np.exp((np.where(allowed, x, peak) - peak) / temperature) * allowed
+        weight = np.exp((np.where(allowed, x, peak) - peak) / scale[..., None]) * allowed
         p = weight / np.maximum(weight.sum(-1, keepdims=True), 1e-300)
         slack = 16 * float(np.finfo(np.float32).eps)
         of_kept, of_above = (p * kept).sum(-1), (p * above).sum(-1)
@@ -173,7 +183,7 @@ def assert_stable_gradients(
     The function and its gradient are computed in the dtypes of the arguments and again in float64.
     With random cotangents u and tangents v in [-1, 1]: every gradient is finite, u . (J v) is
     (u J) . v, and no entry of u J is further from its float64 value than rtol times the largest of
-    its argument, plus atol. Where a value is not finite (a log-probability of -inf) u is 0.
+    its argument, plus atol. Where a value is infinite (a log-probability of -inf) u is 0.
 
     Args:
       function: of the arguments alone; its result is a tree of arrays.
@@ -183,8 +193,8 @@ def assert_stable_gradients(
       atol: absolute, by default 8 eps of that dtype.
 
     Raises:
-      AssertionError: a gradient that is not finite, forward and reverse mode that differ, or a
-        gradient that has lost its digits.
+      AssertionError: a gradient that is not finite, a value that is NaN, forward and reverse mode
+        that differ, or a gradient that has lost its digits.
       TypeError: no argument is floating-point, or one is a tracer.
 
     Edge cases: -inf among the arguments is allowed, and stays constant. A function that converts to
@@ -214,8 +224,8 @@ def assert_stable_gradients(
     random = np.random.default_rng(0)
     tangents = [_noise(random, arrays[i]) for i in places]
 
-    def run(wide: bool) -> tuple[list[_Row], float, float]:
-        """The gradients, and u . (J v) and (u J) . v, in float64 if `wide`."""
+    def run(wide: bool) -> tuple[list[_Row], list[_Row], float, float]:
+        """The values, the gradients, and u . (J v) and (u J) . v, in float64 if `wide`."""
 
         def cast(x: ArrayLike, like: jax.Array) -> jax.Array:
             return jnp.asarray(x, np.float64 if wide else like.dtype)
@@ -239,9 +249,9 @@ def assert_stable_gradients(
         gradients = [_wide(x) for x in pull(weights)]
         forward = sum(_dot(w, x) for w, x in zip(weights, pushed, strict=True))
         backward = sum(_dot(g, v) for g, v in zip(gradients, moved, strict=True))
-        return gradients, float(forward), float(backward)
+        return [_wide(x) for x in values], gradients, float(forward), float(backward)
 
-    found, forward, backward = run(wide=False)
+    values, found, forward, backward = run(wide=False)
     for i, gradient in zip(places, found, strict=True):
         bad = ~np.isfinite(gradient)
         if bad.any():
@@ -249,6 +259,9 @@ def assert_stable_gradients(
             raise AssertionError(
                 f"{name}: the gradient of argument {i} is not finite: {gradient[at]} at {at}"
             )
+    for i, value in enumerate(values):
+        if (nan := np.isnan(value)).any():
+            raise AssertionError(f"{name}: result {i} is NaN at {_first(nan)}")
     apart = sum(
         _dot(relative * np.abs(g) + absolute, np.abs(v))
         for g, v in zip(found, tangents, strict=True)
@@ -258,7 +271,7 @@ def assert_stable_gradients(
             f"{name}: forward mode gives {forward:.9g} and reverse mode {backward:.9g}"
         )
     with jax.enable_x64(True):
-        exact, _, _ = run(wide=True)
+        _, exact, _, _ = run(wide=True)
     for i, gradient, want in zip(places, found, exact, strict=True):
         error = np.abs(gradient - want)
         most = relative * np.abs(want).max(initial=0) + absolute
@@ -327,13 +340,14 @@ def _compare(
             f"{label} has shape {got.shape}{how}, and {want.shape} in the reference"
         )
     relative = absolute = 0.0
-    if jnp.issubdtype(got.dtype, jnp.floating):
+    if jnp.issubdtype(got.dtype, jnp.inexact):
         info = jnp.finfo(got.dtype)
         eps = float(info.eps)
         coarse = min(eps, float(jnp.finfo(np.float32).eps))
         relative = 4 * eps if rtol is None else rtol
         absolute = 8 * coarse if atol is None else atol
-        want = np.where(np.abs(want) > float(info.max), np.copysign(np.inf, want), want)
+        if not np.iscomplexobj(want):
+            want = np.where(np.abs(want) > float(info.max), np.copysign(np.inf, want), want)
     x = _wide(got)
     limit = absolute + relative * np.abs(want)
     with np.errstate(invalid="ignore"):
@@ -347,8 +361,8 @@ def _compare(
         )
 
 
-def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, float]:
-    """The rows in float64, along the last axis, and eps of their dtype."""
+def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, np.dtype]:
+    """The rows in float64, along the last axis, and their dtype."""
     _no_tracers(name, x)
     array = jnp.asarray(x)
     if argument == "logits" and jnp.issubdtype(array.dtype, jnp.integer):
@@ -360,7 +374,7 @@ def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, fl
             f"{name}: axis must be in [{-array.ndim}, {array.ndim}) for {argument} of "
             f"{array.ndim} dimensions, got {axis}"
         )
-    return np.moveaxis(_wide(array), axis, -1), float(jnp.finfo(array.dtype).eps)
+    return np.moveaxis(_wide(array), axis, -1), array.dtype
 
 
 def _mask(name: str, argument: str, mask: ArrayLike, shape: tuple[int, ...], axis: int) -> _Row:
@@ -382,12 +396,13 @@ def _no_tracers(name: str, values: object) -> None:
 
 
 def _widened(x: ArrayLike) -> ArrayLike:
-    array = np.asarray(x)
-    return _wide(array) if jnp.issubdtype(array.dtype, jnp.floating) else x
+    dtype = jnp.result_type(x)
+    return _wide(x) if jnp.issubdtype(dtype, jnp.inexact) else x
 
 
 def _wide(x: ArrayLike) -> _Row:
-    return np.asarray(x).astype(np.float64)
+    array = np.asarray(x)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
 def _noise(random: np.random.Generator, like: jax.Array) -> _Row:

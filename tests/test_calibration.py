@@ -759,6 +759,16 @@ class TestContract:
         chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-5)
 
 
+def test_arrays_on_a_mesh_that_is_not_around_the_call() -> None:
+    x, labels = data(64, 16)
+    mesh = jax.make_mesh((8,), ("devices",), (AxisType.Explicit,))
+    split = jax.device_put(x, NamedSharding(mesh, P("devices")))
+    along = jax.device_put(labels, NamedSharding(mesh, P("devices")))
+    got = expected_calibration_error(split, along, binning="mass")
+    want = expected_calibration_error(x, labels, binning="mass")
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def test_family_of_rows_is_finite() -> None:
     """The rows that every function of the library meets, together: nothing breaks."""
     names, x = rows.stacked(129)

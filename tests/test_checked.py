@@ -356,6 +356,11 @@ def test_in_other_worlds() -> None:
         jsoftmax.checked(jax.jit(jsoftmax.softmax))(BAD.astype(np.float64))
 
 
+def test_what_is_no_function() -> None:
+    with pytest.raises(TypeError, match="checked: function must be callable, got int"):
+        jsoftmax.checked(3)
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (2, 0)])
 def test_size_zero(shape: tuple[int, ...]) -> None:
     x = jnp.zeros(shape)

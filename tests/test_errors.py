@@ -121,8 +121,30 @@ def test_negative_temperature(entry: Entry) -> None:
         (np.array([1.0, -2.5]), "-2.5"),
     ):
         expect(ValueError, lambda b=bad: entry(X, temperature=b), entry.name, "temperature", word)
-    entry(X, temperature=0)
-    entry(X, temperature=-0.0)
+    zero = jax.tree.leaves(entry(X, temperature=0))
+    for negative in (-0.0, jnp.array([-0.0, -0.0])):
+        for got, want in zip(jax.tree.leaves(entry(X, temperature=negative)), zero, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_dtypes_without_infinity() -> None:
+    """A class that is not allowed would be a NaN of theirs, or a number."""
+    for entry in (
+        e for e in REGISTRY if e.data[0] == "logits" and e.kind not in ("fill", "linear")
+    ):
+        for bad in (jnp.float8_e4m3fn, jnp.float4_e2m1fn):
+            x = jnp.asarray(X, bad)
+            expect(
+                TypeError,
+                lambda x=x, entry=entry: entry(x, **entry.setting()),
+                entry.name,
+                "logits",
+                "infinity",
+                x.dtype.name,
+            )
+    p = jsoftmax.softmax(jnp.asarray(X, jnp.float8_e5m2), where=X > 1)
+    assert p.dtype == jnp.float8_e5m2
+    np.testing.assert_array_equal(np.asarray(p > 0), X > 1)
 
 
 @every_function

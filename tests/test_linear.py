@@ -98,6 +98,32 @@ class TestEqualsDense:
         )
         chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
 
+    def test_a_soft_cap_of_infinity_is_none(self) -> None:
+        cap = jnp.array([INF, 4.0, INF])
+        for each in (INF, cap):
+            none = jnp.isinf(jnp.broadcast_to(each, (2, 3)))
+
+            def loss(h: jax.Array, w: jax.Array, each: Any = each) -> jax.Array:
+                return linear_cross_entropy(h, w, LABELS, logit_softcap=each, block_size=5)
+
+            def dense(h: jax.Array, w: jax.Array, none: jax.Array = none) -> jax.Array:
+                capped, free = (
+                    linear_cross_entropy(h, w, LABELS, logit_softcap=c) for c in (4.0, None)
+                )
+                return jnp.where(none, free, capped)
+
+            np.testing.assert_allclose(loss(HIDDEN, WEIGHT), dense(HIDDEN, WEIGHT), rtol=1e-6)
+            got, want = (
+                jax.grad(lambda h, w, f=f: f(h, w).sum(), (0, 1))(HIDDEN, WEIGHT)
+                for f in (loss, dense)
+            )
+            chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
+        of_cap = jax.grad(
+            lambda c: linear_cross_entropy(HIDDEN, WEIGHT, LABELS, logit_softcap=c).sum()
+        )(cap)
+        chex.assert_tree_all_finite(of_cap)
+        np.testing.assert_array_equal(of_cap[::2], 0)
+
     @pytest.mark.slow
     def test_double_precision_and_numerical_derivatives(self) -> None:
         with jax.enable_x64(True):
@@ -241,6 +267,7 @@ class TestEdges:
             ({"bias": jnp.zeros(3)}, ValueError, r"bias must have the shape \(37,\).*\(3,\)"),
             ({"bias": "b"}, TypeError, "bias must be an array"),
             ({"logit_softcap": 0.0}, ValueError, "logit_softcap must be a number > 0.*0.0"),
+            ({"logit_softcap": 1e-40}, ValueError, "logit_softcap must be .*no denormal.*1e-40"),
             ({"temperature": -1.0}, ValueError, "temperature must be .*-1"),
             ({"temperature": jnp.ones(2)}, ValueError, r"temperature must be .*\(2,\)"),
             ({"block_size": 0}, ValueError, "block_size must be at least 1.*0"),

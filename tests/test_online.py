@@ -184,5 +184,22 @@ def test_errors() -> None:
             OnlineSoftmax.of(*arguments)
     with pytest.raises(TypeError, match="where must be boolean"):
         OnlineSoftmax.of(LOGITS, VALUES, where=jnp.ones(32))
+    for arguments, kind, words in (
+        ((2, 3), TypeError, "batch must be a tuple, got int"),
+        (((2.5,), 3), TypeError, "batch must be an integer, got 2.5"),
+        (((-1,), 3), ValueError, "batch must be at least 0, got batch=-1"),
+        (((2,), -3), ValueError, "features must be at least 0, got features=-3"),
+        (((2,), 3, "int32"), TypeError, "dtype must be float32 or float64, got int32"),
+    ):
+        with pytest.raises(kind, match=f"OnlineSoftmax.empty: {words}"):
+            OnlineSoftmax.empty(*arguments)
+    state = OnlineSoftmax.of(LOGITS, VALUES)
+    for other, kind, words in (
+        (3, TypeError, "be an OnlineSoftmax, got int"),
+        (OnlineSoftmax.empty((2, 3), 1), ValueError, r"same size.*\(2, 3, 1\) for \(2, 3, 4\)"),
+        (OnlineSoftmax.empty((5,), 4), ValueError, r"batch shape.*\(5, 4\) for \(2, 3, 4\)"),
+    ):
+        with pytest.raises(kind, match=f"OnlineSoftmax.merge: other must.* {words}"):
+            state.merge(other)
     with pytest.raises(ValueError, match="axis_name must name mesh axes"):
         OnlineSoftmax.of(LOGITS, VALUES).across("keys")

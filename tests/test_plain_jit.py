@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
@@ -73,6 +74,22 @@ def test_explicit(entry: Entry, static: dict[str, str]) -> None:
 @pytest.mark.parametrize(("entry", "static"), CASES[-6:])
 def test_explicit_with_the_batch_split(entry: Entry, static: dict[str, str]) -> None:
     run(entry, BESIDE, static)
+
+
+@pytest.mark.parametrize("entry", [e for e in FUNCTIONS if e.settings], ids=str)
+def test_a_setting_a_row_that_every_device_holds(entry: Entry) -> None:
+    """As a server has them: a constant of the batch, beside rows that are split by the batch."""
+    key = jax.random.key(4)
+    some = {"temperature": 0.8, "top_k": 9, "top_p": 0.9, "min_p": 0.01, "alpha": 1.5}
+    given = {name: value for name, value in some.items() if name in entry.settings}
+    settings = {
+        name: np.full(BATCH, value, np.float32) for name, value in (given | entry.setting()).items()
+    }
+    want = entry(X, key=key, **settings)
+    x, placed = BESIDE.put(X), jax.tree.map(jnp.asarray, settings)
+    got = jax.jit(lambda x, key: entry(x, key=key, **placed))(x, key)
+    for one, dense in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, dense, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_of_a_drawn_log_probability_flow_on_an_explicit_mesh() -> None:

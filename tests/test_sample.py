@@ -258,6 +258,15 @@ def test_temperature_zero_is_greedy_whatever_the_key() -> None:
         np.testing.assert_array_equal(sample(jax.random.key(seed), x, **settings), x.argmax(-1))
 
 
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.5}, {"min_p": 0.2}], ids=str)
+def test_the_negative_zero_is_greedy_too(key: jax.Array, settings: dict[str, float]) -> None:
+    x = np.stack([rows.normal(5000, 1.0, seed) for seed in range(3)])
+    temperature = jnp.array([1.0, -0.0, 0.0])
+    token, log_prob = sample_and_log_prob(key, x, temperature=temperature, **settings)
+    np.testing.assert_array_equal(token[1:], x[1:].argmax(-1))
+    np.testing.assert_array_equal(log_prob[1:], 0)
+
+
 def test_greedy_with_masks_and_mixed_rows(key: jax.Array) -> None:
     x = np.array([[5.0, 9.0, 7.0, 7.0]] * 3, np.float32)
     where = np.array([True, False, True, True])

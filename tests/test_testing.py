@@ -69,6 +69,19 @@ def test_what_is_not_on_the_simplex() -> None:
     testing.assert_on_simplex(jnp.zeros((3, 0)))
 
 
+@pytest.mark.parametrize("dtype", ["float8_e5m2", "float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_no_dtype_or_length_lets_a_row_of_no_mass_pass(dtype: str, size: int) -> None:
+    p = np.zeros((2, size), jnp.dtype(dtype))
+    p[0, 0] = 1
+    with fails(r"row \(1,\) sums to 0, which is 1 from 1"):
+        testing.assert_on_simplex(p)
+    p[1, ::2] = 0.75 / (size / 2)
+    if p[1, 0] > 0:
+        with fails(r"row \(1,\) sums to 0\.7"):
+            testing.assert_on_simplex(p, atol=0.2)
+
+
 # --- assert_mask_keeps -----------------------------------------------------------------------
 
 
@@ -123,6 +136,13 @@ def test_masks_that_keep_the_wrong_entries() -> None:
     with fails(r"row \(\) keeps an entry that is not allowed"):
         testing.assert_mask_keeps(np.ones(3, bool), holes)
     testing.assert_mask_keeps(np.ones(3, bool), np.array([0.0, np.nan, 1.0], np.float32))
+    # A temperature a row.
+    p = np.array([[0.5, 0.3, 0.15, 0.05]] * 2, np.float32)
+    logits, temperature = np.log(p), np.array([1.0, 0.5])
+    nucleus = jsoftmax.truncation_mask(logits, temperature=temperature, top_p=0.9)
+    testing.assert_mask_keeps(nucleus, logits, mass=0.9, temperature=temperature)
+    with fails(r"row \(0,\) keeps 2 entries of mass 0.8, less than mass=0.9"):
+        testing.assert_mask_keeps(nucleus[::-1], logits, mass=0.9, temperature=temperature)
     for shape in ((0, 4), (2, 0)):
         testing.assert_mask_keeps(np.ones(shape, bool), np.zeros(shape, np.float32), mass=0.5)
 
@@ -132,12 +152,14 @@ def test_arguments_of_the_mask_s_assertion() -> None:
     for options, message in (
         ({"mass": 0.0}, r"mass must be in \(0, 1\], got 0.0"),
         ({"mass": 1.5}, r"mass must be in \(0, 1\], got 1.5"),
-        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"count": 0}, "count must be at least 1, got count=0"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"axis": 2}, r"axis must be in \[-2, 2\) for logits of 2 dimensions, got 2"),
     ):
         with pytest.raises(ValueError, match=f"assert_mask_keeps: {message}"):
             testing.assert_mask_keeps(mask, X, **options)
+    with pytest.raises(TypeError, match=r"count must be an integer, got 2\.5"):
+        testing.assert_mask_keeps(mask, X, count=2.5)
     with pytest.raises(TypeError, match="mask must be boolean, got dtype float32"):
         testing.assert_mask_keeps(np.ones(X.shape, np.float32), X)
     with pytest.raises(TypeError, match="logits must be floating-point, got dtype bool"):
@@ -191,6 +213,8 @@ def _rounded_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple
 
 
 def test_gradients_that_are_not_stable() -> None:
+    with fails(r"result 1 is NaN at \(1,\)"):
+        testing.assert_stable_gradients(lambda x: (x, jnp.log(x)), jnp.array([1.0, -1.0]))
     with fails(r"the gradient of argument 0 is not finite: nan at \(0,\)"):
         testing.assert_stable_gradients(naive, jnp.array([1.0, -jnp.inf, 2.0]))
     with fails("the gradient of argument 0 is not finite"):
@@ -273,6 +297,21 @@ def test_what_does_not_match() -> None:
 def test_too_large_for_the_dtype_is_infinite() -> None:
     x = jnp.asarray([6e4, -6e4], jnp.float16)
     testing.assert_matches_reference(lambda x: x * 2, lambda x: x * 2, x)
+
+
+def test_complex_numbers_and_keys() -> None:
+    x = jnp.arange(3.0)
+
+    def above(x: jax.Array) -> jax.Array:
+        return jax.lax.complex(x, jnp.ones_like(x))
+
+    testing.assert_matches_reference(above, above, x)
+    with fails(r"result 0 is 0\+1j at \(0,\), and -1j in the reference"):
+        testing.assert_matches_reference(above, lambda x: above(x).conj(), x)
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        testing.assert_matches_reference(
+            jsoftmax.sample, lambda key, x: jsoftmax.sample(key, np.float32(x)), key, x
+        )
 
 
 # --- all of them -----------------------------------------------------------------------------
