@@ -243,7 +243,7 @@ def cross_entropy_row(
         return 0.0
     if broken_row(x, where) or bad_temperature(temperature):
         return np.nan
-    if not 0 <= smoothing <= 1 or not z_loss >= 0:
+    if not 0 <= smoothing <= 1 or not 0 <= z_loss < np.inf:
         return np.nan
     if np.ndim(target) == 0:
         if not 0 <= target < x.size:

@@ -217,10 +217,10 @@ def at_random(seed: int, n: int, length: int, dtype: Any = np.float32) -> Batch:
 # --- settings --------------------------------------------------------------------------------
 
 SPECIAL = {
-    "temperature": (1.0, 0.0, np.inf, np.nan, -1.0, TINY, float(FLOAT.max), 0.5, 2.0),
+    "temperature": (1.0, 0.0, -0.0, np.inf, np.nan, -1.0, TINY, float(FLOAT.max), 0.5, 2.0),
     "alpha": (1.5, 1.0, 2.0, 4.0, np.nan, 0.5, 5.0, 1 + 2.0**-20),
     "label_smoothing": (0.0, 1.0, np.nan, -0.1, 1.5),
-    "z_loss": (0.0, np.nan, -1.0, TINY),
+    "z_loss": (0.0, np.nan, -1.0, TINY, np.inf),
     "k": (2.0, 1.0, 0.0, np.nan, -3.0, np.inf),
     "p": (0.5, 1.0, 0.0, np.nan, -0.25, 1.5, 1 - 2.0**-24, TINY, 0.25),
     "mass": (0.5, 1.0, 0.0, np.nan, -0.25, 1.5, 1 - 2.0**-24, TINY),
