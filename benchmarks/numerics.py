@@ -7,7 +7,7 @@ Rows of 1 to 1,000,000 logits at scales from 1e-30 to 1e30 (random, with one ent
 rest, and quantised), in four dtypes, against the same formulas in float64; in the widest float of
 NumPy for float64 itself. Errors are in units of the result's own precision: docs/numerics.md says
 which. optax, PyTorch and its entmax are measured too where they are installed. Some functions
-alone, or other rows (a seed), are printed and not written.
+alone replace their rows of a table of the same versions; other rows (a seed) are only printed.
 """
 
 import argparse
@@ -441,6 +441,19 @@ def table(found: Found) -> str:
     return "\n".join(lines) + "\n"
 
 
+def merged(table: str, some: str) -> str:
+    """A table in which some functions and dtypes were measured again, on the same versions."""
+
+    def cells(line: str) -> tuple[str, ...]:
+        return tuple(cell.strip() for cell in line.split("|")[1:3])
+
+    anew = {cells(line): line for line in some.splitlines() if line.startswith("| `")}
+    old = table.splitlines()
+    if old[:3] != some.splitlines()[:3] or not anew.keys() <= set(map(cells, old)):
+        raise SystemExit("The table is of other versions or functions: measure all of them.")
+    return "\n".join(anew.get(cells(line), line) for line in old) + "\n"
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Rounding errors beside the peers'.")
     parser.add_argument("--quick", action="store_true", help="short rows and five scales")
@@ -463,10 +476,13 @@ def main() -> None:
         print(f"{dtype}: {time.perf_counter() - start:.0f} s", flush=True)
     text = f"{described()}\n\n{table(found)}"
     print(f"\n{text}")
-    if arguments.functions or arguments.seed:
+    if arguments.seed:
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"numerics-jax-{jax.__version__}.md").write_text(text, encoding="utf-8")
+    path = arguments.out / f"numerics-jax-{jax.__version__}.md"
+    if arguments.functions:
+        text = merged(path.read_text(encoding="utf-8"), text)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
@@ -18,6 +19,7 @@ from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._shift import inverse, shift
 from jsoftmax._softmax import softmax
 from jsoftmax._sparse_root import solve
+from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 Primals: TypeAlias = tuple[Array, Array | None, Array | None]
@@ -213,7 +215,7 @@ def _sparse_map_jvp(
         total = jnp.where(total == 0, 1, total)
 
         def project(change: Array) -> Array:
-            return weight * (change - row_sum(weight * change, along) / total)
+            return weight * (change - _sum_beside(weight * change, along) / total)
 
         change = jnp.zeros_like(p) if of_logits is None else of_logits.astype(dtype)
         if of_temperature is not None:
@@ -224,6 +226,26 @@ def _sparse_map_jvp(
         return tangent.astype(rounded.dtype)
 
     return result, spread(result, temperature, alpha, of_logits, of_temperature, of_alpha)
+
+
+def _sum_beside(x: Array, along: Along) -> Array:
+    """Sum of a row beside each of its entries, a linear function that is its own transpose.
+
+    In short rows, which XLA:CPU adds up one after another, the leading half of the digits apart
+    from the rest: most of the additions are then exact, of the transpose too.
+    """
+    if is_long(x, along.axis):
+        return row_sum(x, along)
+    high = _leading_half(x)
+    total = row_sum(high, along) + row_sum(x - high, along)
+    # Not the same array twice: the transpose of each is a sum.
+    one, two = (jnp.broadcast_to(total, x.shape) for _ in range(2))
+    return _leading_half(one) + (two - _leading_half(two))
+
+
+def _leading_half(x: Array) -> Array:
+    kind = np.finfo(x.dtype)
+    return lax.reduce_precision(x, kind.nexp, kind.nmant // 2)
 
 
 def log_positive(p: Array) -> Array:
