@@ -300,6 +300,17 @@ def test_holes_and_empty_rows_have_zero_derivatives(alpha: float | None) -> None
             np.testing.assert_array_equal(first[0], 0)
 
 
+def test_the_gradient_of_short_rows_is_rounded_a_few_times() -> None:
+    """The mean of ten numbers, added up one after another, has 1.24 of these units in such rows."""
+    random = np.random.default_rng(3)
+    x, g = (random.normal(size=(20_000, 10)).astype(np.float32) for _ in range(2))
+    wide = g.astype(np.float64)
+    unit = np.abs(wide) + np.abs(wide).mean(-1, keepdims=True)
+    (got,) = jax.jit(lambda x, g: jax.vjp(sparsemax, x)[1](g))(x * np.float32(1e-3), g)
+    errors = np.abs(got - (wide - wide.mean(-1, keepdims=True))) / unit
+    assert errors.max() < 1.0 * 2.0**-23
+
+
 def test_rows_of_the_gradient_sum_to_zero() -> None:
     x = jnp.asarray(rows.normal(512, 1.0).reshape(4, 128))
     weight = jnp.asarray(rows.normal(512, 1.0, seed=9).reshape(4, 128))
