@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_flag, check_rows, check_temperature, compute_dtype
@@ -298,7 +299,12 @@ def _log_p_jvp(along: Along, primals: KnownPrimals, tangents: KnownTangents) -> 
     # d log p = dz - sum p dz, and 0 where log p stays -inf
     logits, temperature, constant = primals
     known = differentiable(logits, temperature, constant, along)
-    mean = mean_tangent(logits, temperature, known, tangents[:2], along)
+    of_logits, of_temperature = tangents[:2]
+    if not isinstance(of_logits, SymbolicZero):
+        # Once: the two parts of the gradient are then added before they are rounded.
+        of_logits = of_logits.astype(compute_dtype(logits.dtype))
+    moved = of_logits, of_temperature
+    mean = mean_tangent(logits, temperature, known, moved, along)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def subtract(
@@ -308,7 +314,7 @@ def _log_p_jvp(along: Along, primals: KnownPrimals, tangents: KnownTangents) -> 
         change = (scaled_tangent(z, *tangents) - mean) * inverse(temperature)
         return jnp.where(z == -jnp.inf, 0, change).astype(logits.dtype)
 
-    change = subtract(logits, known.peak, mean, drop_zeros(tangents[:2]))
+    change = subtract(logits, known.peak, mean, drop_zeros(moved))
     return _log_p(logits, temperature, constant, along), change
 
 
