@@ -311,6 +311,20 @@ def test_the_gradient_of_short_rows_is_rounded_a_few_times() -> None:
     assert errors.max() < 1.0 * 2.0**-23
 
 
+@pytest.mark.parametrize("length", [1023, 1024, 3000])
+def test_gradients_of_long_rows(length: int) -> None:
+    random = np.random.default_rng(length)
+    x, g = (random.normal(size=(3, length)).astype(np.float32) for _ in range(2))
+    inside = np.asarray(sparsemax(x, temperature=50.0)) > 0
+    assert inside.sum(-1).min() > 100
+    mean = np.mean(g, -1, dtype=np.float64, keepdims=True, where=inside)
+    want = np.where(inside, g - mean, 0) / 50
+    _, pull = jax.vjp(lambda x: sparsemax(x, temperature=50.0), x)
+    _, pushed = jax.jvp(lambda x: sparsemax(x, temperature=50.0), (x,), (g,))
+    np.testing.assert_allclose(pull(g)[0], want, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(pushed, want, rtol=1e-5, atol=1e-8)
+
+
 def test_rows_of_the_gradient_sum_to_zero() -> None:
     x = jnp.asarray(rows.normal(512, 1.0).reshape(4, 128))
     weight = jnp.asarray(rows.normal(512, 1.0, seed=9).reshape(4, 128))
