@@ -8,7 +8,7 @@ import math
 import operator
 from collections.abc import Hashable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ _RANGES = {
     "alpha": (1.0, 4.0),
     "label_smoothing": (0.0, 1.0),
     "z_loss": (0.0, _LARGEST),
-    "logit_softcap": (float(np.finfo(np.float32).tiny), np.inf),
+    "logit_softcap": (5e-324, np.inf),
     "weights": (0.0, _LARGEST),
 }
 """Where a number may lie; elsewhere it is an error. The others may lie anywhere."""
@@ -190,7 +190,7 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
     ):
         raise TypeError(f"{function}: {argument} must be real numbers, got dtype {array.dtype}")
     if isinstance(value, int | float | np.ndarray | np.generic):
-        _check_static(function, argument, np.asarray(value))
+        _check_static(function, argument, np.asarray(value), rows.compute_dtype)
     axis = rows.along.axis
     shape = rows.logits.shape
     batch = shape[:axis] + shape[axis + 1 :]
@@ -348,12 +348,23 @@ def check_choice(function: str, argument: str, value: str, allowed: tuple[str, .
         raise ValueError(f"{function}: {argument} must be {words}, got {value!r}")
 
 
-def check_kind(function: str, argument: str, value: object, kind: type) -> None:
+def check_size(function: str, argument: str, value: int) -> int:
+    """A size of an array, which may be a symbol of `jax.export`."""
+    # Imported where it is used: an import of jsoftmax loads no more than it needs.
+    from jax.export import is_symbolic_dim
+
+    if is_symbolic_dim(value):
+        return cast("int", value)
+    return check_count(function, argument, value, least=0)
+
+
+def check_kind(function: str, argument: str, value: object, *kinds: type) -> None:
     """Check the class of an argument that is no array."""
-    if not isinstance(value, kind):
-        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    if not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        article = "an" if names[0] in "AEIOU" else "a"
         raise TypeError(
-            f"{function}: {argument} must be {article} {kind.__name__}, got {type(value).__name__}"
+            f"{function}: {argument} must be {article} {names}, got {type(value).__name__}"
         )
 
 
@@ -443,9 +454,13 @@ def _unbounded(value: Setting) -> Setting:
     return value
 
 
-def _check_static(function: str, argument: str, value: np.ndarray) -> None:
+def _check_static(function: str, argument: str, value: np.ndarray, dtype: np.dtype) -> None:
     name = argument.removeprefix("top_")
-    bad = _refused(name, value, _RANGES)
+    # As it is, and as it is computed with: denormals are flushed to zero.
+    with np.errstate(over="ignore"):
+        rounded = value.astype(dtype)
+    flushed = np.where(np.abs(rounded) < np.finfo(dtype).tiny, 0, rounded)
+    bad = _refused(name, value, _RANGES) | _refused(name, flushed, _RANGES)
     if bad.any():
         shown = value[bad].flat[0] if value.ndim else value[()]
         raise ValueError(f"{function}: {argument} must be {_ALLOWED[name]}, got {argument}={shown}")

@@ -9,14 +9,15 @@ and the partitioner decides.
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import jax
 from jax import Array
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jsoftmax._typing import Along
 
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
@@ -57,3 +58,33 @@ def by_shards(*, split: bool) -> Callable[[Callable[..., Result]], Callable[...,
         return over_shards
 
     return decorate
+
+
+def by_partitioner(function: Callable[Given, Array]) -> Callable[Given, Array]:
+    """Decorate a function of `hidden` [..., D] and others, with a result of the batch shape [...].
+
+    Where an operand is split by Explicit axes, these are Auto inside: products and slices of blocks
+    leave no other way. The result is split as the batch is.
+    """
+
+    @wraps(function)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Array:
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        arrays = [x for x in leaves if isinstance(x, Array)]
+        split = [x for x in arrays if any(jax.typeof(x).sharding.spec)]
+        if not split:
+            return function(*args, **kwargs)
+
+        def inside(*arrays: Array) -> Array:
+            rest = iter(arrays)
+            filled = [next(rest) if isinstance(x, Array) else x for x in leaves]
+            args, kwargs = jax.tree.unflatten(structure, filled)
+            return cast("Callable[..., Array]", function)(*args, **kwargs)
+
+        hidden = args[0] if args else kwargs.get("hidden")
+        batch = jax.typeof(hidden).sharding.spec[:-1] if isinstance(hidden, Array) else ()
+        out = NamedSharding(jax.typeof(split[0]).sharding.mesh, PartitionSpec(*batch))
+        result = jax.sharding.auto_axes(inside, out_sharding=out)(*arrays)
+        return cast("Array", result)
+
+    return run

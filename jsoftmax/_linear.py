@@ -28,6 +28,7 @@ from jsoftmax._checks import (
     compute_dtype,
 )
 from jsoftmax._exp import exp
+from jsoftmax._explicit import by_partitioner
 from jsoftmax._losses import Parts, combine
 from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import row_max, row_sum, shard_count, shard_index, vary_alike
@@ -73,6 +74,7 @@ class Sweep(NamedTuple):
     temperature: Array | None
 
 
+@by_partitioner
 def linear_cross_entropy(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -160,6 +162,7 @@ def linear_cross_entropy(
     return loss.reshape(problem.batch)
 
 
+@by_partitioner
 def linear_log_prob(
     hidden: ArrayLike,
     weight: ArrayLike,

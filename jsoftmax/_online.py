@@ -15,10 +15,10 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jsoftmax._checks import (
     check_axis_name,
-    check_count,
     check_kind,
     check_logits,
     check_rows,
+    check_size,
     common_dtype,
     compute_dtype,
 )
@@ -80,9 +80,9 @@ class OnlineSoftmax(NamedTuple):
           ValueError: a size that is not allowed.
         """
         name = "OnlineSoftmax.empty"
-        check_kind(name, "batch", batch, tuple)
-        sizes = [check_count(name, "batch", size, least=0) for size in batch]
-        count = check_count(name, "features", features, least=0)
+        check_kind(name, "batch", batch, tuple, list)
+        sizes = [check_size(name, "batch", size) for size in batch]
+        count = check_size(name, "features", features)
         kind = np.dtype(dtype)
         if kind.name not in ("float32", "float64"):
             raise TypeError(f"{name}: dtype must be float32 or float64, got {kind}")
@@ -171,9 +171,19 @@ def _of(x: Array, v: Array, along: Along) -> tuple[Array, Array, Array]:
 
 @jax.jit
 def _merge(one: OnlineSoftmax, two: OnlineSoftmax) -> OnlineSoftmax:
+    rank = max(one.peak.ndim, two.peak.ndim)
+    dtype = np.promote_types(one.peak.dtype, two.peak.dtype)
+    one, two = (
+        OnlineSoftmax(*(_of_rank(x.astype(dtype), rank) for x in state)) for state in (one, two)
+    )
     peak = lax.stop_gradient(jnp.maximum(one.peak, two.peak))
     one, two = _at(one, peak), _at(two, peak)
     return OnlineSoftmax(peak, one.total + two.total, one.values + two.values)
+
+
+def _of_rank(x: Array, rank: int) -> Array:
+    """The array with axes of size one in front, where it has fewer."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)
 
 
 @jax.jit

@@ -165,11 +165,17 @@ def lie_as(x: Array, rows: Array) -> Array:
 
     An operation of both may refuse one that is whole on every device.
     """
-    mesh, spec = jax.typeof(rows).sharding.mesh, jax.typeof(rows).sharding.spec
-    if not any(spec):
+    if x.size == 1 or not any(jax.typeof(rows).sharding.spec):
         return x
-    split = PartitionSpec(*(axes if n > 1 else None for axes, n in zip(spec, x.shape, strict=True)))
-    return jax.sharding.reshard(x, NamedSharding(mesh, split))
+    return _lie_as(x, rows)
+
+
+# As a program, which takes an array that lies on one device along to the mesh of the rows.
+@partial(jax.jit, inline=True, keep_unused=True)
+def _lie_as(x: Array, rows: Array) -> Array:
+    mesh, spec = jax.typeof(rows).sharding.mesh, jax.typeof(rows).sharding.spec
+    split = (axes if n > 1 else None for axes, n in zip(spec, x.shape, strict=True))
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*split)))
 
 
 def row_size(x: Array, along: Along) -> int:

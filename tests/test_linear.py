@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
@@ -442,3 +442,36 @@ class TestMemory:
         gradient = jax.jit(jax.grad(lambda x: jsoftmax.cross_entropy(x, label).sum()))
         memory = gradient.lower(x).compile().memory_analysis()
         assert memory.temp_size_in_bytes < 0.5 * x.nbytes
+
+
+@pytest.mark.parametrize(
+    ("of_hidden", "of_weight"), [(P("rows"), P()), (P(), P(None, "rows"))], ids=str
+)
+def test_operands_that_explicit_axes_split(of_hidden: P, of_weight: P) -> None:
+    """Plain `jit`, the mesh around the call or not: the partitioner does the rest."""
+    mesh = jax.make_mesh((2,), ("rows",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    weight = WEIGHT[:, :36]
+    labels = np.minimum(LABELS, 35)
+
+    def loss(h: jax.Array, w: jax.Array) -> jax.Array:
+        return linear_cross_entropy(h, weight=w, labels=labels, block_size=20).sum()
+
+    def placed(x: jax.Array, spec: P) -> jax.Array:
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    want = jax.value_and_grad(loss, (0, 1))(HIDDEN, weight)
+    h, w = placed(HIDDEN, of_hidden), placed(weight, of_weight)
+    got = jax.jit(jax.value_and_grad(loss, (0, 1)))(h, w)
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_that_the_dtype_does_not_hold() -> None:
+    for setting, words in (
+        ({"logit_softcap": 1e-40}, "logit_softcap must be a number > 0 and no denormal.*1e-40"),
+        ({"z_loss": 1e300}, r"z_loss must be a finite number.*1e\+300"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            linear_cross_entropy(HIDDEN, WEIGHT, LABELS, **setting)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(x, jnp.float64) for x in (HIDDEN, WEIGHT)]
+        assert np.isfinite(linear_cross_entropy(*wide, LABELS, logit_softcap=1e-100)).all()

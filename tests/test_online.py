@@ -172,6 +172,26 @@ def test_half_precision_is_accumulated_in_float32() -> None:
         assert OnlineSoftmax.of(np.zeros((2, 3)), np.zeros((3, 1))).finish().dtype == jnp.float64
 
 
+def test_states_of_other_ranks_and_dtypes_merge() -> None:
+    state = OnlineSoftmax.of(LOGITS, VALUES)
+    for empty in (OnlineSoftmax.empty((), 4), OnlineSoftmax.empty([3], 4)):
+        for merged in (state.merge(empty), empty.merge(state)):
+            np.testing.assert_array_equal(merged.finish(), state.finish())
+    with jax.enable_x64(True):
+        wide = state.merge(OnlineSoftmax.empty((2, 3), 4, "float64"))
+        assert wide.finish().dtype == np.float64
+
+
+def test_a_symbolic_batch_is_exported() -> None:
+    (batch,) = jax.export.symbolic_shape("batch")
+
+    def mean(x: jax.Array) -> jax.Array:
+        return OnlineSoftmax.empty(x.shape[:-1], 4).update(x, VALUES[0]).finish()
+
+    exported = jax.export.export(jax.jit(mean))(jax.ShapeDtypeStruct((batch, 32), jnp.float32))
+    np.testing.assert_allclose(exported.call(LOGITS[0]), mean(LOGITS[0]), rtol=1e-6)
+
+
 def test_errors() -> None:
     for arguments, kind, words in (
         (([1.0], VALUES), TypeError, "logits must be an array"),
@@ -185,7 +205,7 @@ def test_errors() -> None:
     with pytest.raises(TypeError, match="where must be boolean"):
         OnlineSoftmax.of(LOGITS, VALUES, where=jnp.ones(32))
     for arguments, kind, words in (
-        ((2, 3), TypeError, "batch must be a tuple, got int"),
+        ((2, 3), TypeError, "batch must be a tuple or list, got int"),
         (((2.5,), 3), TypeError, "batch must be an integer, got 2.5"),
         (((-1,), 3), ValueError, "batch must be at least 0, got batch=-1"),
         (((2,), -3), ValueError, "features must be at least 0, got features=-3"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+import jsoftmax
 from examples.collectives import assert_small, collectives
 from tests import rows
 from tests.layouts import Layout
@@ -90,6 +91,15 @@ def test_a_setting_a_row_that_every_device_holds(entry: Entry) -> None:
     got = jax.jit(lambda x, key: entry(x, key=key, **placed))(x, key)
     for one, dense in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(one, dense, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [float, np.asarray, jnp.asarray], ids=["number", "numpy", "jax"])
+def test_settings_of_eager_calls_without_a_mesh_around_them(kind: Any) -> None:
+    x = BESIDE.put(X[:, :64])
+    setting = kind(0.7) if kind is float else kind(np.full(BATCH, 0.7, np.float32))
+    for function in (jsoftmax.softmax, jsoftmax.log_softmax):
+        want = function(X[:, :64], temperature=setting)
+        np.testing.assert_allclose(function(x, temperature=setting), want, rtol=1e-5)
 
 
 def test_gradients_of_a_drawn_log_probability_flow_on_an_explicit_mesh() -> None:
