@@ -308,8 +308,7 @@ def inputs(dtype: Any, *, quick: bool, seed: int = 0) -> Iterator[Rows]:
             continue
         if quick and (length > 1000 or scale not in SCALES_OF_LONG_ROWS):
             continue
-        of_kind = [length, KINDS.index(kind), SCALES.index(scale)]
-        random = np.random.default_rng([*of_kind, seed] if seed else of_kind)
+        random = np.random.default_rng([length, KINDS.index(kind), SCALES.index(scale), seed])
         rows = int(np.clip(ENTRIES // length, 1, 200))
         x = random.normal(size=(rows, length)) * scale
         if kind == "peaked":

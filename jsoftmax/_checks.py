@@ -170,7 +170,7 @@ def check_mask(function: str, argument: str, mask: ArrayLike, shape: tuple[int, 
         raise TypeError(
             f"{function}: {argument} must be boolean (True = allowed), got dtype {array.dtype}"
         )
-    if not _fits(array.shape, shape):
+    if broadcast(array.shape, shape) != shape:
         raise ValueError(
             f"{function}: {argument} must broadcast to the logits' shape {shape}, "
             f"got shape {array.shape}"
@@ -194,7 +194,7 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
     axis = rows.along.axis
     shape = rows.logits.shape
     batch = shape[:axis] + shape[axis + 1 :]
-    if not _fits(array.shape, batch):
+    if broadcast(array.shape, batch) != batch:
         raise ValueError(
             f"{function}: {argument} must be a number or broadcast to the batch shape {batch} "
             f"(the logits' shape without axis), got shape {array.shape}"
@@ -480,8 +480,9 @@ def _meant(name: str) -> str:
     return "in [0, 1]" if name in _SHARES else _ALLOWED[name]
 
 
-def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that these broadcast to, symbolic or not; None where they do not."""
     try:
-        return jnp.broadcast_shapes(shape, target) == target
+        return jnp.broadcast_shapes(*shapes)
     except ValueError:
-        return False
+        return None

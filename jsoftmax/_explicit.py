@@ -1,9 +1,10 @@
-"""Meshes with Explicit axes: rows that such axes split are worked on shard by shard.
+"""Meshes with Explicit axes: rows that they split are worked on shard by shard, or left to XLA.
 
 There the type of an array says how it is split, and an operation on the axis that is split may be
 refused (a top-k, a prefix sum, an entry by its index). The functions that need one see the type and
-do as they would inside ``jax.shard_map`` with ``axis_name``. On Auto axes the type says nothing,
-and the partitioner decides.
+do as they would inside ``jax.shard_map`` with ``axis_name``. Products of matrices, which may be
+split in many ways, are left to XLA's partitioner. On Auto axes the type says nothing, and it
+decides.
 """
 
 import inspect

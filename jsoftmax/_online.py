@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jsoftmax._checks import (
+    broadcast,
     check_axis_name,
     check_kind,
     check_logits,
@@ -75,9 +76,9 @@ class OnlineSoftmax(NamedTuple):
         marked as varying over the mesh.
 
         Raises:
-          TypeError: batch is no tuple of integers, features is no integer, or dtype is neither
-            float32 nor float64.
-          ValueError: a size that is not allowed.
+          TypeError: batch is no tuple or list of integers, features is no integer, or dtype is
+            neither float32 nor float64.
+          ValueError: a size below 0.
         """
         name = "OnlineSoftmax.empty"
         check_kind(name, "batch", batch, tuple, list)
@@ -107,7 +108,11 @@ class OnlineSoftmax(NamedTuple):
         rows = check_rows("OnlineSoftmax", logits, -1, where, None)
         v = check_logits("OnlineSoftmax", values, "values")
         x = rows.logits
-        if v.ndim < 2 or v.shape[-2] != x.shape[-1] or not _broadcast(x.shape[:-2], v.shape[:-2]):
+        if (
+            v.ndim < 2
+            or v.shape[-2] != x.shape[-1]
+            or broadcast(x.shape[:-2], v.shape[:-2]) is None
+        ):
             raise ValueError(
                 "OnlineSoftmax: values must have shape [..., K, F] for logits [..., K], and batch "
                 f"axes that broadcast with theirs, got {v.shape} for {x.shape}"
@@ -129,7 +134,7 @@ class OnlineSoftmax(NamedTuple):
         """
         check_kind("OnlineSoftmax.merge", "other", other, OnlineSoftmax)
         one, two = self.values.shape, other.values.shape
-        if one[-1] != two[-1] or not _broadcast(one[:-1], two[:-1]):
+        if one[-1] != two[-1] or broadcast(one[:-1], two[:-1]) is None:
             raise ValueError(
                 "OnlineSoftmax.merge: other must have values of the same size, and a batch shape "
                 f"that broadcasts with this one's, got [..., F] = {two} for {one}"
@@ -202,11 +207,3 @@ def _at(state: OnlineSoftmax, peak: Array) -> OnlineSoftmax:
     """The same state with its sums relative to another peak."""
     scale = jnp.exp(shift(lax.stop_gradient(state.peak), None, peak))
     return OnlineSoftmax(peak, scale * state.total, scale * state.values)
-
-
-def _broadcast(*shapes: tuple[int, ...]) -> bool:
-    try:
-        jnp.broadcast_shapes(*shapes)
-    except ValueError:
-        return False
-    return True

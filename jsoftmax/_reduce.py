@@ -13,7 +13,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jsoftmax._mass import Mass, terms
 from jsoftmax._sweep import SLABS, exact_sum, exact_sum_beside, exact_sweep, largest, sweep
@@ -155,9 +155,7 @@ def everywhere(x: Array) -> Array:
     """
     if not any(jax.typeof(x).sharding.spec):
         return x
-    # By the mesh of the array: there need be none around the call.
-    whole = NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*[None] * x.ndim))
-    return jax.sharding.reshard(x, whole)
+    return _split(x, jax.typeof(x).sharding.mesh, [None] * x.ndim)
 
 
 def lie_as(x: Array, rows: Array) -> Array:
@@ -173,9 +171,14 @@ def lie_as(x: Array, rows: Array) -> Array:
 # As a program, which takes an array that lies on one device along to the mesh of the rows.
 @partial(jax.jit, inline=True, keep_unused=True)
 def _lie_as(x: Array, rows: Array) -> Array:
-    mesh, spec = jax.typeof(rows).sharding.mesh, jax.typeof(rows).sharding.spec
-    split = (axes if n > 1 else None for axes, n in zip(spec, x.shape, strict=True))
-    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*split)))
+    sharding = jax.typeof(rows).sharding
+    axes = [axes if n > 1 else None for axes, n in zip(sharding.spec, x.shape, strict=True)]
+    return _split(x, sharding.mesh, axes)
+
+
+def _split(x: Array, mesh: AbstractMesh, axes: Sequence[Hashable]) -> Array:
+    """The array, split over these axes of a mesh, which need not be around the call."""
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def row_size(x: Array, along: Along) -> int:
