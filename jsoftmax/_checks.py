@@ -8,7 +8,7 @@ import math
 import operator
 from collections.abc import Hashable
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax._reduce import lie_as, row_sum
+from jsoftmax._reduce import is_symbol, lie_as, row_sum
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 from jsoftmax._watch import Values, watch_rows, watch_values, watch_weights, watching
 
@@ -350,11 +350,8 @@ def check_choice(function: str, argument: str, value: str, allowed: tuple[str, .
 
 def check_size(function: str, argument: str, value: int) -> int:
     """A size of an array, which may be a symbol of `jax.export`."""
-    # Imported where it is used: an import of jsoftmax loads no more than it needs.
-    from jax.export import is_symbolic_dim
-
-    if is_symbolic_dim(value):
-        return cast("int", value)
+    if is_symbol(value):
+        return value
     return check_count(function, argument, value, least=0)
 
 
@@ -442,7 +439,9 @@ def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
         return jnp.asarray(value)
     except (TypeError, ValueError):
         got = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"{function}: {argument} must be an array of numbers, got {got}") from None
+        raise TypeError(
+            f"{function}: {argument} must be an array of numbers of a dtype that jax has, got {got}"
+        ) from None
 
 
 def _unbounded(value: Setting) -> Setting:

@@ -31,7 +31,7 @@ from jsoftmax._exp import exp
 from jsoftmax._explicit import by_partitioner
 from jsoftmax._losses import Parts, combine
 from jsoftmax._normalizer import normalizer
-from jsoftmax._reduce import row_max, row_sum, shard_count, shard_index, vary_alike
+from jsoftmax._reduce import is_symbol, row_max, row_sum, shard_count, shard_index, vary_alike
 from jsoftmax._shift import inverse, shift
 from jsoftmax._typing import Along, AxisName, Setting
 from jsoftmax._watch import watch_rows
@@ -74,7 +74,7 @@ class Sweep(NamedTuple):
     temperature: Array | None
 
 
-@by_partitioner
+@by_partitioner(pooled=False)
 def linear_cross_entropy(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -162,7 +162,7 @@ def linear_cross_entropy(
     return loss.reshape(problem.batch)
 
 
-@by_partitioner
+@by_partitioner(pooled=False)
 def linear_log_prob(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -239,7 +239,7 @@ class Problem(NamedTuple):
 
     def flatten(self, number: Array) -> Array:
         """A setting as [N, 1]."""
-        return jnp.broadcast_to(number, (*self.batch, 1)).reshape(len(self.hidden), 1)
+        return jnp.broadcast_to(number, (*self.batch, 1)).reshape(self.hidden.shape[0], 1)
 
 
 def _check(
@@ -291,7 +291,8 @@ def _parts(
     along = Along(1, problem.rows.along.axis_name)
     size = problem.weight.shape[1]
     if block is None:
-        most = _BLOCK_ENTRIES // max(*problem.hidden.shape, 1)
+        known = [n for n in problem.hidden.shape if not is_symbol(n)]
+        most = _BLOCK_ENTRIES // max([*known, 1])
         block = max(most - most % _LEAST_BLOCK, _LEAST_BLOCK)
     unit = 2.0 ** -(size * shard_count(along)).bit_length()
     plan = Plan(max(min(block, size), 1), precision, smooth, unit)

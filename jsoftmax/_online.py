@@ -84,10 +84,10 @@ class OnlineSoftmax(NamedTuple):
         check_kind(name, "batch", batch, tuple, list)
         sizes = [check_size(name, "batch", size) for size in batch]
         count = check_size(name, "features", features)
-        kind = np.dtype(dtype)
-        if kind.name not in ("float32", "float64"):
-            raise TypeError(f"{name}: dtype must be float32 or float64, got {kind}")
-        return cls(*_empty(tuple(sizes), count, kind))
+        allowed = np.dtype(np.float32), np.dtype(np.float64)
+        if dtype not in allowed:
+            raise TypeError(f"{name}: dtype must be float32 or float64, got {dtype}")
+        return cls(*_empty(tuple(sizes), count, np.dtype(dtype)))
 
     @classmethod
     def of(

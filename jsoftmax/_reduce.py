@@ -139,9 +139,10 @@ def group_sum(x: Array, group: Array | None, count: int) -> Array:
     """
     if group is None:
         return jnp.sum(x, dtype=x.dtype).reshape(1)
-    x, group = everywhere(x), everywhere(group)
-    # No more results than there are numbers, unless that makes a run long.
-    run = min(max(count, 32), math.isqrt(x.size) + 1)
+    run = max(count, 32)
+    if not is_symbol(x.size):
+        # No more results than there are numbers, unless that makes a run long.
+        run = min(run, math.isqrt(x.size) + 1)
     runs = -(-x.size // run)
     place = lax.broadcasted_iota(jnp.int32, x.shape, 0) // run * count + group
     sums = jax.ops.segment_sum(x, place, num_segments=runs * count)
@@ -149,10 +150,7 @@ def group_sum(x: Array, group: Array | None, count: int) -> Array:
 
 
 def everywhere(x: Array) -> Array:
-    """The same array, whole on every device: Explicit meshes do not sort or group what they split.
-
-    For a number an example: what crosses devices is O(batch).
-    """
+    """The same array, whole on every device."""
     if not any(jax.typeof(x).sharding.spec):
         return x
     return _split(x, jax.typeof(x).sharding.mesh, [None] * x.ndim)
@@ -184,6 +182,14 @@ def _split(x: Array, mesh: AbstractMesh, axes: Sequence[Hashable]) -> Array:
 def row_size(x: Array, along: Along) -> int:
     """Number of entries of the whole row."""
     return x.shape[along.axis] * shard_count(along)
+
+
+def is_symbol(size: int) -> bool:
+    """Whether a size is a symbol of `jax.export`: it is not known yet."""
+    # Imported where it is used: an import of jsoftmax loads no more than it needs.
+    from jax.export import is_symbolic_dim
+
+    return is_symbolic_dim(size)
 
 
 def shard_count(along: Along) -> int:

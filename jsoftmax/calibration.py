@@ -24,9 +24,10 @@ from jsoftmax._checks import (
     check_temperature,
     compute_dtype,
 )
+from jsoftmax._explicit import by_partitioner
 from jsoftmax._fit import fit, telling
 from jsoftmax._losses import hits
-from jsoftmax._reduce import everywhere, group_sum, row_max
+from jsoftmax._reduce import group_sum, row_max
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Along, Setting
 from jsoftmax._watch import unwatched, watch_rows
@@ -45,6 +46,7 @@ Binning: TypeAlias = Literal["width", "mass"]
 _ROWS = Along(1)
 
 
+@by_partitioner(pooled=True)
 def fit_temperature(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -135,6 +137,7 @@ class ReliabilityCurve(NamedTuple):
     """[bins], the bin's share of all weight; 0 in an empty bin."""
 
 
+@by_partitioner(pooled=True)
 def reliability_curve(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -175,10 +178,10 @@ def reliability_curve(
       ValueError: a shape, a static setting, `bins` or `binning` that is not allowed; static labels
         out of range.
 
-    Edge cases: an empty bin has weight 0, and NaN for confidence and accuracy; without any example
-    that counts, all bins are empty. A label that is not allowed is a wrong prediction. A traced
-    label out of range, a traced weight or temperature that is not allowed, and a NaN or +inf logit
-    make all but the edges NaN.
+    Edge cases: an empty bin has weight 0, and NaN for confidence and accuracy (where
+    ``jax_debug_nans`` stops); without any example that counts, all bins are empty. A label that is
+    not allowed is a wrong prediction. A traced label out of range, a traced weight or temperature
+    that is not allowed, and a NaN or +inf logit make all but the edges NaN.
 
     Source: Niculescu-Mizil and Caruana (2005); Guo et al. (2017) for the bins.
 
@@ -196,6 +199,7 @@ def reliability_curve(
     return _reliability_curve(examples, *_check_bins(function, bins, binning))
 
 
+@by_partitioner(pooled=True)
 def expected_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -252,6 +256,7 @@ def expected_calibration_error(
     return _expected_error(examples, *_check_bins(function, bins, binning))
 
 
+@by_partitioner(pooled=True)
 def maximum_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -307,6 +312,7 @@ def maximum_calibration_error(
     return _maximum_error(examples, *_check_bins(function, bins, binning))
 
 
+@by_partitioner(pooled=True)
 def brier_score(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -542,9 +548,9 @@ def _binned(examples: _Examples, bins: int, binning: Binning) -> _Binned:
     confidence = jnp.sum(jnp.where(hit, p, 0), axis=1)
     doubt = jnp.sum(jnp.where(hit, 0, p), axis=1)
     right = predicted == examples.label
-    known, weight = everywhere(lax.stop_gradient(confidence)), examples.weight
+    known, weight = lax.stop_gradient(confidence), examples.weight
     if binning == "mass":
-        edges = _quantiles(known, everywhere(lax.stop_gradient(weight)), bins)
+        edges = _quantiles(known, lax.stop_gradient(weight), bins)
     else:
         edges = jnp.asarray(np.arange(bins + 1) / bins, known.dtype)
     place = jnp.searchsorted(edges[1:-1], known, side="left")
@@ -567,6 +573,8 @@ def _quantiles(confidence: Array, weight: Array, bins: int) -> Array:
     reached = jnp.cumsum(weight)
     # In multiples of 1 / n: whole numbers, and so exact, where the weights are.
     targets = jnp.arange(1, bins, dtype=weight.dtype) * reached[-1]
-    inner = ranked[jnp.searchsorted(reached * bins, targets, side="left")]
+    # Not searchsorted, which takes no number of examples that is a symbol of `jax.export`.
+    before = jnp.sum((reached * bins)[None] < targets[:, None], axis=1)
+    inner = ranked[before]
     ends = jnp.zeros(1, ranked.dtype), jnp.ones(1, ranked.dtype)
     return jnp.concatenate([ends[0], inner, ends[1]])

@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_count
+from jsoftmax._checks import broadcast, check_axis, check_count
 
 __all__ = [
     "assert_mask_keeps",
@@ -126,8 +126,8 @@ def assert_mask_keeps(
       AssertionError: assert_mask_keeps: row () keeps 2 entries of mass 0.8, less than mass=0.9
     """
     name = "assert_mask_keeps"
-    if mass is not None and not 0 < mass <= 1:
-        raise ValueError(f"{name}: mass must be in (0, 1], got {mass}")
+    if mass is not None and (np.ndim(mass) > 0 or not 0 < mass <= 1):
+        raise ValueError(f"{name}: mass must be a number in (0, 1], got {mass}")
     if count is not None:
         check_count(name, "count", count)
     _no_tracers(name, temperature)
@@ -135,6 +135,12 @@ def assert_mask_keeps(
     if not (scale > 0).all():
         raise ValueError(f"{name}: temperature must be above 0, got {temperature}")
     x, _ = _floats(name, "logits", logits, axis)
+    batch = x.shape[:-1]
+    if broadcast(scale.shape, batch) != batch:
+        raise ValueError(
+            f"{name}: temperature must be a number or broadcast to the batch shape {batch} (the "
+            f"logits' shape without axis), got shape {scale.shape}"
+        )
     if np.shape(mask) != np.shape(logits):
         raise AssertionError(f"{name}: the mask has shape {np.shape(mask)}, not {np.shape(logits)}")
     kept = _mask(name, "mask", mask, np.shape(logits), axis)
@@ -198,7 +204,8 @@ def assert_stable_gradients(
       TypeError: no argument is floating-point, or one is a tracer.
 
     Edge cases: -inf among the arguments is allowed, and stays constant. A function that converts to
-    float32 itself is compared with itself.
+    float32 itself is compared with itself. One that draws a token may draw another in float64: give
+    it the token.
 
     Examples:
       >>> import jax
@@ -369,12 +376,8 @@ def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, np
         array = array.astype(jnp.result_type(float))
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: {argument} must be floating-point, got dtype {array.dtype}")
-    if not -array.ndim <= axis < array.ndim:
-        raise ValueError(
-            f"{name}: axis must be in [{-array.ndim}, {array.ndim}) for {argument} of "
-            f"{array.ndim} dimensions, got {axis}"
-        )
-    return np.moveaxis(_wide(array), axis, -1), array.dtype
+    along = check_axis(name, axis, array.ndim, argument)
+    return np.moveaxis(_wide(array), along, -1), array.dtype
 
 
 def _mask(name: str, argument: str, mask: ArrayLike, shape: tuple[int, ...], axis: int) -> _Row:

@@ -124,7 +124,8 @@ def second_class(x: Any, axis: int) -> Any:
     shape = np.shape(x)
     if not shape or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
         return 0
-    batch = np.delete(shape, axis).astype(int).tolist()
+    axis %= len(shape)
+    batch = shape[:axis] + shape[axis + 1 :]
     return jax.numpy.full(batch, min(1, max(shape[axis] - 1, 0)), jax.numpy.int32)
 
 

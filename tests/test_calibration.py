@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
@@ -767,6 +768,31 @@ def test_arrays_on_a_mesh_that_is_not_around_the_call() -> None:
     got = expected_calibration_error(split, along, binning="mass")
     want = expected_calibration_error(x, labels, binning="mass")
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@every_case
+def test_an_inner_axis_of_the_batch_that_explicit_axes_split(function: Any) -> None:
+    x, labels = data(64, 16)
+    mesh = jax.make_mesh((8,), ("devices",), (AxisType.Explicit,))
+    inner = NamedSharding(mesh, P(None, "devices"))
+    split = jax.device_put(x.reshape(4, 16, 16), inner)
+    along = jax.device_put(labels.reshape(4, 16), inner)
+    want = jax.device_get(function(x, labels))
+    for run in (function, jax.jit(function)):
+        chex.assert_trees_all_close(jax.device_get(run(split, along)), want, rtol=1e-5)
+
+
+@every_case
+def test_export_with_any_number_of_examples(function: Any) -> None:
+    x, labels = map(jnp.asarray, data(50))
+    (number,) = export.symbolic_shape("number")
+    shapes = [jax.ShapeDtypeStruct((number, *a.shape[1:]), a.dtype) for a in (x, labels)]
+
+    def leaves(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jax.tree.leaves(function(x, labels)))
+
+    exported = export.export(jax.jit(leaves))(*shapes)
+    chex.assert_trees_all_close(exported.call(x, labels), leaves(x, labels), rtol=1e-5)
 
 
 def test_family_of_rows_is_finite() -> None:

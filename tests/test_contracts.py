@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from jax import export
 
 import jsoftmax
 from tests import rows
@@ -427,6 +428,19 @@ def test_shape_evaluation(entry: Entry) -> None:
     dtype = {"mask": jnp.bool_, "token": jnp.int32}.get(entry.kind, jnp.bfloat16)
     shape = (3, 5) if entry.kind in ("map", "mask") else (3,)
     assert shapes == [(shape, dtype), (shape, jnp.bfloat16)][: 1 + entry.pair]
+
+
+@pytest.mark.parametrize("length", [10, 40, 2048])
+@every_function
+def test_export_with_any_batch(entry: Entry, length: int) -> None:
+    (batch,) = export.symbolic_shape("batch")
+    x = jnp.asarray(rows.normal(3 * length, 2.0).reshape(3, length))
+    settings = {name: jnp.full(3, value) for name, value in entry.setting().items()}
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), (x, settings)
+    )
+    exported = export.export(jax.jit(lambda x, settings: entry(x, **settings)))(*shapes)
+    same(exported.call(x, settings), entry(x, **settings), exact(entry))
 
 
 # --- derivatives -----------------------------------------------------------------------------

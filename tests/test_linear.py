@@ -475,3 +475,20 @@ def test_numbers_that_the_dtype_does_not_hold() -> None:
     with jax.enable_x64(True):
         wide = [jnp.asarray(x, jnp.float64) for x in (HIDDEN, WEIGHT)]
         assert np.isfinite(linear_cross_entropy(*wide, LABELS, logit_softcap=1e-100)).all()
+
+
+def test_export_with_any_batch() -> None:
+    (batch,) = jax.export.symbolic_shape("batch")
+    arrays = HIDDEN.reshape(6, D), WEIGHT, LABELS.reshape(6)
+    shapes = [
+        jax.ShapeDtypeStruct(x.shape if x is WEIGHT else (batch, *x.shape[1:]), x.dtype)
+        for x in arrays
+    ]
+
+    def loss(hidden: jax.Array, weight: jax.Array, labels: jax.Array) -> Any:
+        both = linear_cross_entropy, linear_log_prob
+        losses = [f(hidden, weight, labels, temperature=0.7, logit_softcap=4) for f in both]
+        return losses, jax.grad(lambda w: linear_cross_entropy(hidden, w, labels).sum())(weight)
+
+    exported = jax.export.export(jax.jit(loss))(*shapes)
+    chex.assert_trees_all_close(exported.call(*arrays), loss(*arrays), rtol=1e-5, atol=1e-6)

@@ -210,6 +210,7 @@ def test_errors() -> None:
         (((-1,), 3), ValueError, "batch must be at least 0, got batch=-1"),
         (((2,), -3), ValueError, "features must be at least 0, got features=-3"),
         (((2,), 3, "int32"), TypeError, "dtype must be float32 or float64, got int32"),
+        (((2,), 3, "foo"), TypeError, "dtype must be float32 or float64, got foo"),
     ):
         with pytest.raises(kind, match=f"OnlineSoftmax.empty: {words}"):
             OnlineSoftmax.empty(*arguments)

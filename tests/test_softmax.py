@@ -1,15 +1,12 @@
 """softmax, log_softmax, logsumexp: values, limits and identities."""
 
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
 
-from jsoftmax import entmax, entropy, log_softmax, logsumexp, softmax, sparsemax
+from jsoftmax import log_softmax, logsumexp, softmax
 from tests import reference, rows
 from tests.compare import assert_close
 
@@ -187,31 +184,6 @@ def test_nan_is_not_hidden_by_what_overflows(length: int) -> None:
             broken = np.isnan(jax.jit(function)(x))
             np.testing.assert_array_equal(broken.all(-1), [False, True, False, False])
             np.testing.assert_array_equal(broken.any(-1), broken.all(-1))
-
-
-@pytest.mark.parametrize("length", [10, 40, 2048])
-def test_export_with_any_batch(length: int) -> None:
-    (batch,) = export.symbolic_shape("batch")
-    x = rows.normal(3 * length, 2.0).reshape(3, length)
-    for function in (softmax, log_softmax, logsumexp, entropy, sparsemax, entmax):
-        shape = jax.ShapeDtypeStruct((batch, length), np.float32)
-        exported = export.export(jax.jit(function))(shape)
-        np.testing.assert_allclose(exported.call(x), function(x), rtol=1e-6, atol=1e-7)
-
-
-def test_export_with_any_batch_and_a_temperature_a_row() -> None:
-    (batch,) = export.symbolic_shape("batch")
-    x = jnp.asarray(rows.normal(120, 2.0).reshape(3, 40))
-    temperature = jnp.array([0.5, 1, 2])
-    for function in (softmax, log_softmax, logsumexp, entropy):
-
-        def scaled(x: jax.Array, temperature: jax.Array, function: Any = function) -> jax.Array:
-            return function(x, temperature=temperature)
-
-        shapes = [jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in (x, temperature)]
-        exported = export.export(jax.jit(scaled))(*shapes)
-        want = scaled(x, temperature)
-        np.testing.assert_allclose(exported.call(x, temperature), want, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("length", [1031, 2048])

@@ -150,11 +150,16 @@ def test_masks_that_keep_the_wrong_entries() -> None:
 def test_arguments_of_the_mask_s_assertion() -> None:
     mask = np.ones(X.shape, bool)
     for options, message in (
-        ({"mass": 0.0}, r"mass must be in \(0, 1\], got 0.0"),
-        ({"mass": 1.5}, r"mass must be in \(0, 1\], got 1.5"),
+        ({"mass": 0.0}, r"mass must be a number in \(0, 1\], got 0.0"),
+        ({"mass": 1.5}, r"mass must be a number in \(0, 1\], got 1.5"),
+        ({"mass": np.ones(2)}, r"mass must be a number in \(0, 1\], got \[1. 1.\]"),
+        (
+            {"temperature": np.ones(5)},
+            r"temperature .*broadcast to the batch shape \(4,\) .*, got shape \(5,\)",
+        ),
         ({"count": 0}, "count must be at least 1, got count=0"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        ({"axis": 2}, r"axis must be in \[-2, 2\) for logits of 2 dimensions, got 2"),
+        ({"axis": 2}, r"axis must be in \[-2, 2\) for logits of 2 dimensions, got axis=2"),
     ):
         with pytest.raises(ValueError, match=f"assert_mask_keeps: {message}"):
             testing.assert_mask_keeps(mask, X, **options)
