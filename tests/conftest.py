@@ -46,7 +46,6 @@ QUICKLY_COMPILED = {
     "test_optax",
     "test_plain_jit",
     "test_platforms",
-    "test_relaxed",
     "test_review",
     "test_select",
     "test_sharded",
@@ -54,9 +53,8 @@ QUICKLY_COMPILED = {
     "test_testing",
     "test_torch",
 }
-# In a run thinned to less than one in 16 all are, but for these, whose tolerances are those of
-# whole optimisation.
-THIN = 16
+# Of one case in so many (--part) all are, but for these, whose tolerances are those of whole
+# optimisation.
 WHOLLY_COMPILED = {"test_fenchel_young", "test_numerics"}
 
 
@@ -67,6 +65,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1,
         metavar="N",
         help="of the cases of each parametrised test, run the first and one in N of the others",
+    )
+    parser.addoption(
+        "--part",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of all cases of all tests run one in N, so that some tests have none",
     )
     parser.addoption(
         "--world", metavar="NAME", help="stricter settings of jax for all: see tests/worlds.py"
@@ -87,9 +92,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    n: int = config.getoption("thin")
-    if n < 1:
-        raise pytest.UsageError(f"--thin: N must be at least 1, got {n}")
+    n: dict[str, int] = {name: config.getoption(name) for name in ("thin", "part")}
+    for name, count in n.items():
+        if count < 1:
+            raise pytest.UsageError(f"--{name}: N must be at least 1, got {count}")
     world: str | None = config.getoption("world")
     left_out = worlds.declared(world) if world else {}
     seen: set[str] = set()
@@ -98,11 +104,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         test = item.nodeid.partition("[")[0]
         impossible = worlds.is_declared(item.nodeid, left_out)
-        # By name: a stride would meet the same value of an inner parameter again and again. In a
-        # world no test is sure of its first case, and other cases are met than in another world.
-        whole = item.get_closest_marker("whole") is not None
-        sure = not world and (whole or test not in seen)
-        leave_out = not sure and zlib.crc32(f"{world or ''}{item.nodeid}".encode()) % n
+        # By name: a stride would meet the same value of an inner parameter again and again; and
+        # other cases in each world.
+        number = zlib.crc32(f"{world or ''}{item.nodeid}".encode())
+        sure = item.get_closest_marker("whole") is not None or test not in seen
+        leave_out = bool(number % n["part"] or (number % n["thin"] and not sure))
         if world and impossible != config.getoption("declared"):
             leave_out = True
         (dropped if leave_out else kept).append(item)
@@ -115,8 +121,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave out XLA's expensive passes, by the lists above."""
     name = request.module.__name__.rpartition(".")[2]
-    thinned = request.config.getoption("thin") > THIN
-    quickly = name in QUICKLY_COMPILED or (thinned and name not in WHOLLY_COMPILED)
+    part = request.config.getoption("part") > 1
+    quickly = name in QUICKLY_COMPILED or (part and name not in WHOLLY_COMPILED)
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
