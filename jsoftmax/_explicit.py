@@ -2,9 +2,9 @@
 
 There the type of an array says how it is split, and an operation on the axis that is split may be
 refused (a top-k, a prefix sum, an entry by its index). The functions that need one see the type and
-do as they would inside ``jax.shard_map`` with ``axis_name``. Products of matrices, and what pools
-the examples of a batch, may be split in many ways, and are left to XLA's partitioner. On Auto axes
-the type says nothing, and it decides.
+do as they would inside ``jax.shard_map`` with ``axis_name``. Products of matrices, which may be
+split in many ways, are left to XLA's partitioner. On Auto axes the type says nothing, and it
+decides.
 """
 
 import inspect
@@ -61,39 +61,31 @@ def by_shards(*, split: bool) -> Callable[[Callable[..., Result]], Callable[...,
     return decorate
 
 
-def by_partitioner(*, pooled: bool) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
-    """Decorate a function of arrays, the first of which has a batch and one axis more: [..., D].
+def by_partitioner(function: Callable[Given, Array]) -> Callable[Given, Array]:
+    """Decorate a function of `hidden` [..., D] and others, with a result of the batch shape [...].
 
-    Where one is split by Explicit axes, these are Auto inside.
-
-    Args:
-      pooled: whether the results are the same on every device, or of the batch shape and split as
-        the batch is.
+    Where an operand is split by Explicit axes, these are Auto inside: products and slices of blocks
+    leave no other way. The result is split as the batch is.
     """
 
-    def decorate(function: Callable[Given, Result]) -> Callable[Given, Result]:
-        first = next(iter(inspect.signature(function).parameters))
+    @wraps(function)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Array:
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        arrays = [x for x in leaves if isinstance(x, Array)]
+        split = [x for x in arrays if any(jax.typeof(x).sharding.spec)]
+        if not split:
+            return function(*args, **kwargs)
 
-        @wraps(function)
-        def run(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-            leaves, structure = jax.tree.flatten((args, kwargs))
-            arrays = [x for x in leaves if isinstance(x, Array)]
-            split = [x for x in arrays if any(jax.typeof(x).sharding.spec)]
-            if not split:
-                return function(*args, **kwargs)
+        def inside(*arrays: Array) -> Array:
+            rest = iter(arrays)
+            filled = [next(rest) if isinstance(x, Array) else x for x in leaves]
+            args, kwargs = jax.tree.unflatten(structure, filled)
+            return cast("Callable[..., Array]", function)(*args, **kwargs)
 
-            def inside(*arrays: Array) -> Result:
-                rest = iter(arrays)
-                filled = [next(rest) if isinstance(x, Array) else x for x in leaves]
-                args, kwargs = jax.tree.unflatten(structure, filled)
-                return cast("Callable[..., Result]", function)(*args, **kwargs)
+        hidden = args[0] if args else kwargs.get("hidden")
+        batch = jax.typeof(hidden).sharding.spec[:-1] if isinstance(hidden, Array) else ()
+        out = NamedSharding(jax.typeof(split[0]).sharding.mesh, PartitionSpec(*batch))
+        result = jax.sharding.auto_axes(inside, out_sharding=out)(*arrays)
+        return cast("Array", result)
 
-            rows = args[0] if args else kwargs.get(first)
-            of_batch = not pooled and isinstance(rows, Array)
-            batch = jax.typeof(rows).sharding.spec[:-1] if of_batch else ()
-            out = NamedSharding(jax.typeof(split[0]).sharding.mesh, PartitionSpec(*batch))
-            return cast("Result", jax.sharding.auto_axes(inside, out_sharding=out)(*arrays))
-
-        return run
-
-    return decorate
+    return run

@@ -189,7 +189,10 @@ def _search(expect: Expectation, of_labels: Array, high: Array, done: Array) -> 
 
 def _of_rows(number: Array, group: Array | None) -> Array:
     """The number of each row's group; one that broadcasts where there is one group."""
-    return number if group is None else number[group]
+    if group is None:
+        return number
+    split = jax.typeof(group).sharding
+    return number.at[group].get(out_sharding=split) if any(split.spec) else number[group]
 
 
 def _at(x: Array, label: Array) -> Array:

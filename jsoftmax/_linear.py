@@ -74,7 +74,7 @@ class Sweep(NamedTuple):
     temperature: Array | None
 
 
-@by_partitioner(pooled=False)
+@by_partitioner
 def linear_cross_entropy(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -162,7 +162,7 @@ def linear_cross_entropy(
     return loss.reshape(problem.batch)
 
 
-@by_partitioner(pooled=False)
+@by_partitioner
 def linear_log_prob(
     hidden: ArrayLike,
     weight: ArrayLike,

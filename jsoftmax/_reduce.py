@@ -139,6 +139,7 @@ def group_sum(x: Array, group: Array | None, count: int) -> Array:
     """
     if group is None:
         return jnp.sum(x, dtype=x.dtype).reshape(1)
+    x, group = everywhere(x), everywhere(group)
     run = max(count, 32)
     if not is_symbol(x.size):
         # No more results than there are numbers, unless that makes a run long.
@@ -150,7 +151,10 @@ def group_sum(x: Array, group: Array | None, count: int) -> Array:
 
 
 def everywhere(x: Array) -> Array:
-    """The same array, whole on every device."""
+    """The same array, whole on every device: Explicit meshes do not sort or group what they split.
+
+    For a number an example: what crosses devices is O(batch).
+    """
     if not any(jax.typeof(x).sharding.spec):
         return x
     return _split(x, jax.typeof(x).sharding.mesh, [None] * x.ndim)

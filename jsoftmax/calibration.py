@@ -24,10 +24,9 @@ from jsoftmax._checks import (
     check_temperature,
     compute_dtype,
 )
-from jsoftmax._explicit import by_partitioner
 from jsoftmax._fit import fit, telling
 from jsoftmax._losses import hits
-from jsoftmax._reduce import group_sum, row_max
+from jsoftmax._reduce import everywhere, group_sum, lie_as, row_max
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Along, Setting
 from jsoftmax._watch import unwatched, watch_rows
@@ -46,7 +45,6 @@ Binning: TypeAlias = Literal["width", "mass"]
 _ROWS = Along(1)
 
 
-@by_partitioner(pooled=True)
 def fit_temperature(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -137,7 +135,6 @@ class ReliabilityCurve(NamedTuple):
     """[bins], the bin's share of all weight; 0 in an empty bin."""
 
 
-@by_partitioner(pooled=True)
 def reliability_curve(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -199,7 +196,6 @@ def reliability_curve(
     return _reliability_curve(examples, *_check_bins(function, bins, binning))
 
 
-@by_partitioner(pooled=True)
 def expected_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -256,7 +252,6 @@ def expected_calibration_error(
     return _expected_error(examples, *_check_bins(function, bins, binning))
 
 
-@by_partitioner(pooled=True)
 def maximum_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -312,7 +307,6 @@ def maximum_calibration_error(
     return _maximum_error(examples, *_check_bins(function, bins, binning))
 
 
-@by_partitioner(pooled=True)
 def brier_score(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -420,19 +414,21 @@ def _pool(
     if temperature is not None:
         sound &= temperature >= 0
     kept = heeded & sound
-    number = math.prod(logits.shape[:-1])
+    spec = jax.typeof(logits).sharding.spec
+    split = [axis for axis in range(logits.ndim - 1) if spec[axis]]
 
     def by_example(x: Array) -> Array:
-        return jnp.broadcast_to(x, label.shape).reshape(number)
+        # What Explicit mesh axes split first: so the axes of the batch merge where they lie.
+        in_front = jnp.moveaxis(x, split, range(len(split)))
+        return in_front.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
-    weight = by_example(jnp.where(kept, weight, 0))
+    weight = by_example(jnp.where(kept, weight, 0))[:, 0]
     most = lax.stop_gradient(jnp.max(weight, initial=0))
-    x = jnp.where(kept, logits.astype(weight.dtype), -jnp.inf)
     return _Examples(
-        x.reshape(number, logits.shape[-1]),
-        by_example(label),
+        by_example(jnp.where(kept, logits.astype(weight.dtype), -jnp.inf)),
+        by_example(lie_as(label, logits))[:, 0],
         weight / jnp.where(most > 0, most, 1),
-        None if temperature is None else by_example(jnp.where(kept, temperature, 1)),
+        None if temperature is None else by_example(jnp.where(kept, temperature, 1))[:, 0],
         jnp.all(~heeded | sound),
     )
 
@@ -548,9 +544,9 @@ def _binned(examples: _Examples, bins: int, binning: Binning) -> _Binned:
     confidence = jnp.sum(jnp.where(hit, p, 0), axis=1)
     doubt = jnp.sum(jnp.where(hit, 0, p), axis=1)
     right = predicted == examples.label
-    known, weight = lax.stop_gradient(confidence), examples.weight
+    known, weight = everywhere(lax.stop_gradient(confidence)), examples.weight
     if binning == "mass":
-        edges = _quantiles(known, lax.stop_gradient(weight), bins)
+        edges = _quantiles(known, everywhere(lax.stop_gradient(weight)), bins)
     else:
         edges = jnp.asarray(np.arange(bins + 1) / bins, known.dtype)
     place = jnp.searchsorted(edges[1:-1], known, side="left")

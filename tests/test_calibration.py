@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 import jsoftmax
+from examples.collectives import collectives
 from jsoftmax import _fit, calibration
 from jsoftmax.calibration import (
     brier_score,
@@ -771,15 +772,18 @@ def test_arrays_on_a_mesh_that_is_not_around_the_call() -> None:
 
 
 @every_case
-def test_an_inner_axis_of_the_batch_that_explicit_axes_split(function: Any) -> None:
-    x, labels = data(64, 16)
+@pytest.mark.parametrize("spec", [P(None, "devices"), P(None, None, "devices")], ids=str)
+def test_a_batch_of_two_axes_on_an_explicit_mesh(function: Any, spec: P) -> None:
+    """Some numbers for each example cross, and not the logits."""
+    x, labels = data(512, 256)
     mesh = jax.make_mesh((8,), ("devices",), (AxisType.Explicit,))
-    inner = NamedSharding(mesh, P(None, "devices"))
-    split = jax.device_put(x.reshape(4, 16, 16), inner)
-    along = jax.device_put(labels.reshape(4, 16), inner)
+    split = jax.device_put(x.reshape(8, 64, 256), NamedSharding(mesh, spec))
+    along = jax.device_put(labels.reshape(8, 64), NamedSharding(mesh, P(*spec[:2])))
+    program = jax.jit(function).lower(split, along).compile()
     want = jax.device_get(function(x, labels))
-    for run in (function, jax.jit(function)):
-        chex.assert_trees_all_close(jax.device_get(run(split, along)), want, rtol=1e-5)
+    for got in (function(split, along), program(split, along)):
+        chex.assert_trees_all_close(jax.device_get(got), want, rtol=1e-5)
+    assert max(found.bytes for found in collectives(program)) <= 64 * labels.size
 
 
 @every_case
