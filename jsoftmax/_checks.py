@@ -101,11 +101,7 @@ def check_rows(
 ) -> Rows:
     """Check and convert the arguments that every function of rows shares."""
     array = check_logits(function, logits, argument)
-    if not np.isinf(np.asarray(np.inf, array.dtype)):
-        raise TypeError(
-            f"{function}: {argument} must be of a dtype that has infinity (an entry that is not "
-            f"allowed is -inf), got dtype {array.dtype}"
-        )
+    check_infinity(function, argument, array)
     index = check_axis(function, axis, array.ndim, argument)
     along = Along(index, check_axis_name(function, axis_name))
     mask = None if where is None else check_mask(function, "where", where, array.shape)
@@ -125,6 +121,15 @@ def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> 
         f"{function}: {argument} must be real numbers (a floating-point or integer dtype), "
         f"got dtype {array.dtype}"
     )
+
+
+def check_infinity(function: str, argument: str, array: Array) -> None:
+    """Check that the array can hold what an entry is that is not allowed."""
+    if not np.isinf(np.asarray(np.inf, array.dtype)):
+        raise TypeError(
+            f"{function}: {argument} must be of a dtype that has infinity (an entry that is not "
+            f"allowed is -inf), got dtype {array.dtype}"
+        )
 
 
 def check_axis(function: str, axis: Axis, ndim: int, argument: str = "logits") -> int:
@@ -251,12 +256,14 @@ def check_labels(
     *,
     distribution: bool = False,
     heeded: Array | None = None,
+    ignorable: bool = True,
 ) -> Array:
     """Convert to class indices in int32, with `axis` of size one: -1 where out of range.
 
     Static labels out of range raise, but for those of rows in which `where`, static too, allows
     nothing: such a label is ignored. Where a `distribution` may be given, it comes back as it is.
-    At run time a label is ignored in a row with nothing allowed and where it is not `heeded`.
+    At run time a label is ignored in a row with nothing allowed and where it is not `heeded`. A
+    function without `where` says nothing of labels that are `ignorable`.
     """
     # A label that no integer of the default width holds is out of any range.
     short = min(max(labels, -1), 2**31 - 1) if type(labels) is int else labels
@@ -293,10 +300,8 @@ def check_labels(
             bad &= static and np.broadcast_to(np.asarray(where), shape).any(axis)
         if size and bad.any():
             given = labels if type(labels) is int else numbers[bad].flat[0]
-            raise ValueError(
-                f"{function}: labels must be in [0, {size}), got {given} (to ignore a row, allow "
-                "nothing in it by where)"
-            )
+            how = " (to ignore a row, allow nothing in it by where)" if ignorable else ""
+            raise ValueError(f"{function}: labels must be in [0, {size}), got {given}{how}")
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
     if watching():
@@ -307,7 +312,7 @@ def check_labels(
             "labels",
             array,
             lambda x: (x < 0) | (x >= size),
-            f"in [0, {size}) (or ignored by where)",
+            f"in [0, {size})" + (" (or ignored by where)" if ignorable else ""),
             heeded,
         )
     return jnp.expand_dims(_index(array, size), axis)

@@ -119,10 +119,10 @@ def linear_cross_entropy(
         backward pass the gradient of `hidden`.
 
     Returns:
-      A float32 array of the batch shape (float64 if an input is), the loss of each row. bfloat16
-      and float16 inputs are multiplied as they are and accumulated in float32, and the logits stay
-      float32; gradients are rounded once, to the dtype of what they are the gradient of. (For
-      bfloat16 the gradient of the logits is rounded to it before the products, as usual.)
+      A float32 array of the batch shape (float64 if hidden or weight is), the loss of each row.
+      bfloat16 and float16 inputs are multiplied as they are and accumulated in float32, and the
+      logits stay float32; gradients are rounded once, to the dtype of what they are the gradient
+      of. (For bfloat16 the gradient of the logits is rounded to it before the products, as usual.)
       Gradients flow to hidden, weight, bias and the traced settings, in reverse mode.
 
     Raises:
@@ -196,7 +196,7 @@ def linear_log_prob(
       axis_name: the mesh axis, or axes, that split the vocabulary inside ``jax.shard_map``.
 
     Returns:
-      A float32 array of the batch shape (float64 if an input is).
+      A float32 array of the batch shape (float64 if hidden or weight is).
 
     Raises:
       TypeError: hidden, weight or bias are not real numbers, or labels not integers.
@@ -270,7 +270,7 @@ def _check(
     if b is not None:
         b = watch_rows(function, "bias", b, Along(0, along.axis_name))
     rows = Rows(h.astype(common_dtype(h, w)), None, along)
-    index = check_labels(function, labels, rows, w.shape[1] * shard_count(along))
+    index = check_labels(function, labels, rows, w.shape[1] * shard_count(along), ignorable=False)
     checked = check_temperature(function, temperature, rows)
     cap = None
     if softcap is not None:

@@ -193,7 +193,9 @@ def _of_rank(x: Array, rank: int) -> Array:
 
 @jax.jit
 def _finish(state: OnlineSoftmax) -> Array:
-    return state.values / jnp.where(state.total == 0, 1, state.total)
+    # The values' batch may have axes that the logits' has not.
+    total = _of_rank(state.total, state.values.ndim)
+    return state.values / jnp.where(total == 0, 1, total)
 
 
 @jax.jit
@@ -206,4 +208,5 @@ def _logsumexp(state: OnlineSoftmax) -> Array:
 def _at(state: OnlineSoftmax, peak: Array) -> OnlineSoftmax:
     """The same state with its sums relative to another peak."""
     scale = jnp.exp(shift(lax.stop_gradient(state.peak), None, peak))
-    return OnlineSoftmax(peak, scale * state.total, scale * state.values)
+    of_values = _of_rank(scale, state.values.ndim)
+    return OnlineSoftmax(peak, scale * state.total, of_values * state.values)

@@ -4,6 +4,7 @@ Top-k, top-p and typical are a score, a weight and a target. Masks compose throu
 `truncation_mask` is the composition that samplers use.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -13,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import (
     check_choice,
+    check_infinity,
     check_logits,
     check_mask,
     check_rows,
@@ -267,6 +269,8 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
     array = check_logits("mask_logits", logits)
     keep = check_mask("mask_logits", "mask", mask, array.shape)
     if isinstance(fill, float):
+        if math.isinf(fill):
+            check_infinity("mask_logits", "logits", array)
         return keep_or_fill(keep, array, fill)
     value = check_logits("mask_logits", fill, "fill")
     if value.ndim != 0:

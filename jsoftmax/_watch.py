@@ -88,8 +88,10 @@ def checked(
 
     Edge cases: put it outermost, ``checked(jax.jit(f))``. Inside a transformation it still checks,
     but the error is then raised by jax, with the message inside its own (a JaxRuntimeError or a
-    ValueError), and perhaps later. What no result depends on may go unchecked. The checks are host
-    callbacks: one for each argument of each call, at every step of a loop.
+    ValueError), and perhaps later. `jax.vmap` runs both branches of a `jax.lax.cond` whose
+    condition differs between rows, and a `while_loop` until the last row is done: what is not used
+    is checked there too. What no result depends on may go unchecked. The checks are host callbacks:
+    one for each argument of each call, at every step of a loop.
 
     Examples:
       >>> import jax

@@ -53,8 +53,7 @@ QUICKLY_COMPILED = {
     "test_testing",
     "test_torch",
 }
-# Of one case in so many (--part) all are, but for these, whose tolerances are those of whole
-# optimisation.
+# With --quick-compile all are, but for these, whose tolerances are those of whole optimisation.
 WHOLLY_COMPILED = {"test_fenchel_young", "test_numerics"}
 
 
@@ -72,6 +71,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1,
         metavar="N",
         help="of all cases of all tests run one in N, so that some tests have none",
+    )
+    parser.addoption(
+        "--quick-compile",
+        action="store_true",
+        help="leave out XLA's expensive passes for nearly all tests: the slow ones take longer",
     )
     parser.addoption(
         "--world", metavar="NAME", help="stricter settings of jax for all: see tests/worlds.py"
@@ -121,8 +125,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave out XLA's expensive passes, by the lists above."""
     name = request.module.__name__.rpartition(".")[2]
-    part = request.config.getoption("part") > 1
-    quickly = name in QUICKLY_COMPILED or (part and name not in WHOLLY_COMPILED)
+    nearly_all = request.config.getoption("quick_compile")
+    quickly = name in QUICKLY_COMPILED or (nearly_all and name not in WHOLLY_COMPILED)
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

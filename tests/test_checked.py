@@ -117,6 +117,10 @@ def test_labels_out_of_range_and_ignored() -> None:
         ignoring(GOOD, jnp.array([0, 5, 1, -1]), where=where)
         with raises(r"got labels=-1 in row \(2,\)$"):
             ignoring(GOOD, jnp.array([0, 5, -1, -1]), where=where)
+    with raises(r"^linear_cross_entropy: labels must be in \[0, 5\), got labels=5 in row \(1,\)$"):
+        jsoftmax.checked(jsoftmax.linear_cross_entropy)(
+            GOOD, jnp.ones((6, 5)), jnp.array([0, 5, 1, 4])
+        )
     distribution = np.full((4, 6), 1 / 6, np.float32)
     distribution[1, 1] = np.nan
     with raises(r"^cross_entropy: labels must be finite .* in row \(1,\)$"):

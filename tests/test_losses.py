@@ -145,6 +145,8 @@ class TestKL:
         np.testing.assert_array_equal(got, want)
         with pytest.raises(ValueError, match=r"q_logits must have the shape.*\(12,\).*\(1, 12\)"):
             kl_divergence(x, y[None])
+        with pytest.raises(ValueError, match=r"q_logits must have the shape.*\(12,\).*\(5,\)"):
+            kl_divergence(x, y[:5], where=x > 0)
         with pytest.raises(TypeError, match="kl_divergence: q_logits"):
             kl_divergence(x, "y")
 

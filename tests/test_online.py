@@ -182,6 +182,12 @@ def test_states_of_other_ranks_and_dtypes_merge() -> None:
         assert wide.finish().dtype == np.float64
 
 
+def test_values_of_more_batch_axes_than_the_logits() -> None:
+    x, v = LOGITS[0], VALUES
+    state = OnlineSoftmax.of(x[:, :20], v[:, :20]).update(x[:, 20:], v[:, 20:])
+    np.testing.assert_allclose(state.finish(), softmax(x)[None] @ v, rtol=1e-6)
+
+
 def test_a_symbolic_batch_is_exported() -> None:
     (batch,) = jax.export.symbolic_shape("batch")
 

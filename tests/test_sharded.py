@@ -251,3 +251,22 @@ def test_gradients_where_the_temperature_varies_and_the_logits_do_not(
     got = jax.jit(jax.grad(lambda x, t: split(x, t).sum(), argnums=(0, 1)))(x, t)
     want = jax.grad(lambda x, t: jax.vmap(loss, (None, 0))(x, t).sum(), argnums=(0, 1))(x, t)
     chex.assert_trees_all_close(got, want, rtol=2e-5, atol=1e-6)
+
+
+def test_a_map_over_another_mesh_axis() -> None:
+    """As the page says: without check_vma, or jax refuses the constants inside of loops."""
+    mesh = jax.make_mesh((2, 2), ("batch", "vocab"), axis_types=(AxisType.Auto,) * 2)
+    x, key = rows.normal(4 * 3 * 64, 2.0).reshape(4, 3, 64), jax.random.key(0)
+
+    def both(x: jax.Array, **where: Any) -> tuple[jax.Array, jax.Array]:
+        return jsoftmax.softmax(x, **where), jsoftmax.sample(key, x, top_p=0.9, **where)
+
+    split = jax.shard_map(
+        functools.partial(both, axis_name="vocab"),
+        mesh=mesh,
+        in_specs=P(None, "vocab"),
+        out_specs=(P(None, "vocab"), P()),
+        check_vma=False,
+    )
+    got = jax.jit(jax.vmap(split, spmd_axis_name="batch"))(x)
+    chex.assert_trees_all_close(got, jax.vmap(both)(x), rtol=1e-6)
