@@ -55,6 +55,8 @@ class Rows(NamedTuple):
     logits: Array
     where: Array | None
     along: Along
+    batch_is: str = "the logits' shape without axis"
+    """How an error tells what the batch shape is."""
 
     @property
     def compute_dtype(self) -> np.dtype:
@@ -202,7 +204,7 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
     if broadcast(array.shape, batch) != batch:
         raise ValueError(
             f"{function}: {argument} must be a number or broadcast to the batch shape {batch} "
-            f"(the logits' shape without axis), got shape {array.shape}"
+            f"({rows.batch_is}), got shape {array.shape}"
         )
     name = argument.removeprefix("top_")
     array = watch_values(
@@ -289,8 +291,8 @@ def check_labels(
     if array.shape != batch:
         also = " (a distribution is floating-point)" if distribution else ""
         raise ValueError(
-            f"{function}: integer labels must have the batch shape {batch} (the logits' shape "
-            f"without axis), got shape {array.shape}{also}"
+            f"{function}: integer labels must have the batch shape {batch} ({rows.batch_is}), "
+            f"got shape {array.shape}{also}"
         )
     if isinstance(labels, int | np.ndarray | np.generic):
         numbers = np.asarray(short)

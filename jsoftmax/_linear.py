@@ -269,7 +269,8 @@ def _check(
     w = watch_rows(function, "weight", w, Along(1))
     if b is not None:
         b = watch_rows(function, "bias", b, Along(0, along.axis_name))
-    rows = Rows(h.astype(common_dtype(h, w)), None, along)
+    batch_is = "hidden's shape without its last axis"
+    rows = Rows(h.astype(common_dtype(h, w)), None, along, batch_is)
     index = check_labels(function, labels, rows, w.shape[1] * shard_count(along), ignorable=False)
     checked = check_temperature(function, temperature, rows)
     cap = None

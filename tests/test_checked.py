@@ -152,7 +152,7 @@ def test_hidden_states_weight_and_bias() -> None:
     for name, (h, w, b, row) in broken.items():
         with raises(rf"^linear_cross_entropy: {name} must be finite .* got NaN or +inf{row}$"):
             loss(h, w, labels, bias=b)
-    with raises(r"labels must be in \[0, 6\) .*, got labels=6 in row \(3,\)$"):
+    with raises(r"labels must be in \[0, 6\), got labels=6 in row \(3,\)$"):
         loss(hidden, weight, jnp.array([0, 1, 2, 6]), bias=bias)
 
 
