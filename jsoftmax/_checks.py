@@ -55,8 +55,8 @@ class Rows(NamedTuple):
     logits: Array
     where: Array | None
     along: Along
-    batch_is: str = "the logits' shape without axis"
-    """How an error tells what the batch shape is."""
+    of_hidden: bool = False
+    """Whether they are hidden states, whose function has neither `axis` nor `where`."""
 
     @property
     def compute_dtype(self) -> np.dtype:
@@ -201,17 +201,33 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
     axis = rows.along.axis
     shape = rows.logits.shape
     batch = shape[:axis] + shape[axis + 1 :]
-    if broadcast(array.shape, batch) != batch:
-        raise ValueError(
-            f"{function}: {argument} must be a number or broadcast to the batch shape {batch} "
-            f"({rows.batch_is}), got shape {array.shape}"
-        )
+    check_batch(function, argument, array.shape, batch, of_hidden=rows.of_hidden)
     name = argument.removeprefix("top_")
     array = watch_values(
         function, argument, array, lambda x: _refused(name, x, _MEANT), _meant(name)
     )
     array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
     return lie_as(jnp.expand_dims(array, axis).astype(rows.compute_dtype), rows.logits)
+
+
+def check_batch(
+    function: str,
+    argument: str,
+    shape: tuple[int, ...],
+    batch: tuple[int, ...],
+    *,
+    of_hidden: bool = False,
+) -> None:
+    """Check that a number a row, or one for all, has a shape that broadcasts to the batch's."""
+    if broadcast(shape, batch) != batch:
+        raise ValueError(
+            f"{function}: {argument} must be a number or broadcast to the batch shape {batch} "
+            f"({_batch_is(of_hidden)}), got shape {shape}"
+        )
+
+
+def _batch_is(of_hidden: bool) -> str:
+    return "hidden's shape without its last axis" if of_hidden else "the logits' shape without axis"
 
 
 def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array | None:
@@ -258,14 +274,12 @@ def check_labels(
     *,
     distribution: bool = False,
     heeded: Array | None = None,
-    ignorable: bool = True,
 ) -> Array:
     """Convert to class indices in int32, with `axis` of size one: -1 where out of range.
 
     Static labels out of range raise, but for those of rows in which `where`, static too, allows
     nothing: such a label is ignored. Where a `distribution` may be given, it comes back as it is.
-    At run time a label is ignored in a row with nothing allowed and where it is not `heeded`. A
-    function without `where` says nothing of labels that are `ignorable`.
+    At run time a label is ignored in a row with nothing allowed and where it is not `heeded`.
     """
     # A label that no integer of the default width holds is out of any range.
     short = min(max(labels, -1), 2**31 - 1) if type(labels) is int else labels
@@ -291,8 +305,8 @@ def check_labels(
     if array.shape != batch:
         also = " (a distribution is floating-point)" if distribution else ""
         raise ValueError(
-            f"{function}: integer labels must have the batch shape {batch} ({rows.batch_is}), "
-            f"got shape {array.shape}{also}"
+            f"{function}: integer labels must have the batch shape {batch} "
+            f"({_batch_is(rows.of_hidden)}), got shape {array.shape}{also}"
         )
     if isinstance(labels, int | np.ndarray | np.generic):
         numbers = np.asarray(short)
@@ -302,7 +316,7 @@ def check_labels(
             bad &= static and np.broadcast_to(np.asarray(where), shape).any(axis)
         if size and bad.any():
             given = labels if type(labels) is int else numbers[bad].flat[0]
-            how = " (to ignore a row, allow nothing in it by where)" if ignorable else ""
+            how = "" if rows.of_hidden else " (to ignore a row, allow nothing in it by where)"
             raise ValueError(f"{function}: labels must be in [0, {size}), got {given}{how}")
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
@@ -314,7 +328,7 @@ def check_labels(
             "labels",
             array,
             lambda x: (x < 0) | (x >= size),
-            f"in [0, {size})" + (" (or ignored by where)" if ignorable else ""),
+            f"in [0, {size})" + ("" if rows.of_hidden else " (or ignored by where)"),
             heeded,
         )
     return jnp.expand_dims(_index(array, size), axis)

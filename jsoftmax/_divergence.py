@@ -163,13 +163,13 @@ def kl_divergence(
       0.51640904 inf
     """
     p_rows = check_rows("kl_divergence", p_logits, axis, where, axis_name, "p_logits")
-    q_shape = check_logits("kl_divergence", q_logits, "q_logits").shape
-    if p_rows.logits.shape != q_shape:
+    q = check_logits("kl_divergence", q_logits, "q_logits")
+    if p_rows.logits.shape != q.shape:
         raise ValueError(
             "kl_divergence: q_logits must have the shape of p_logits, "
-            f"{p_rows.logits.shape}, got shape {q_shape}"
+            f"{p_rows.logits.shape}, got shape {q.shape}"
         )
-    q_rows = check_rows("kl_divergence", q_logits, axis, where, axis_name, "q_logits")
+    q_rows = check_rows("kl_divergence", q, axis, where, axis_name, "q_logits")
     dtype = common_dtype(p_rows.logits, q_rows.logits)
     p_rows, q_rows = (rows._replace(logits=rows.logits.astype(dtype)) for rows in (p_rows, q_rows))
     checked = check_temperature("kl_divergence", temperature, p_rows)

@@ -269,9 +269,8 @@ def _check(
     w = watch_rows(function, "weight", w, Along(1))
     if b is not None:
         b = watch_rows(function, "bias", b, Along(0, along.axis_name))
-    batch_is = "hidden's shape without its last axis"
-    rows = Rows(h.astype(common_dtype(h, w)), None, along, batch_is)
-    index = check_labels(function, labels, rows, w.shape[1] * shard_count(along), ignorable=False)
+    rows = Rows(h.astype(common_dtype(h, w)), None, along, of_hidden=True)
+    index = check_labels(function, labels, rows, w.shape[1] * shard_count(along))
     checked = check_temperature(function, temperature, rows)
     cap = None
     if softcap is not None:

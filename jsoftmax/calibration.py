@@ -26,7 +26,7 @@ from jsoftmax._checks import (
 )
 from jsoftmax._fit import fit, telling
 from jsoftmax._losses import hits
-from jsoftmax._reduce import everywhere, group_sum, lie_as, row_max
+from jsoftmax._reduce import everywhere, group_sum, is_symbol, lie_as, row_max
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Along, Setting
 from jsoftmax._watch import unwatched, watch_rows
@@ -569,8 +569,14 @@ def _quantiles(confidence: Array, weight: Array, bins: int) -> Array:
     reached = jnp.cumsum(weight)
     # In multiples of 1 / n: whole numbers, and so exact, where the weights are.
     targets = jnp.arange(1, bins, dtype=weight.dtype) * reached[-1]
-    # Not searchsorted, which takes no number of examples that is a symbol of `jax.export`.
-    before = jnp.sum((reached * bins)[None] < targets[:, None], axis=1)
-    inner = ranked[before]
+    inner = ranked[_first_at_least(targets, reached * bins)]
     ends = jnp.zeros(1, ranked.dtype), jnp.ones(1, ranked.dtype)
     return jnp.concatenate([ends[0], inner, ends[1]])
+
+
+def _first_at_least(targets: Array, ascending: Array) -> Array:
+    """The index of the first number that is at least each target."""
+    if is_symbol(ascending.size):
+        # Without a size there is no binary search: all are compared.
+        return jnp.sum(ascending[None] < targets[:, None], axis=1)
+    return jnp.searchsorted(ascending, targets, side="left")

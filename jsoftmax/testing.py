@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import broadcast, check_axis, check_count
+from jsoftmax._checks import check_axis, check_batch, check_count
 
 __all__ = [
     "assert_mask_keeps",
@@ -135,12 +135,7 @@ def assert_mask_keeps(
     if not (scale > 0).all():
         raise ValueError(f"{name}: temperature must be above 0, got {temperature}")
     x, _ = _floats(name, "logits", logits, axis)
-    batch = x.shape[:-1]
-    if broadcast(scale.shape, batch) != batch:
-        raise ValueError(
-            f"{name}: temperature must be a number or broadcast to the batch shape {batch} (the "
-            f"logits' shape without axis), got shape {scale.shape}"
-        )
+    check_batch(name, "temperature", scale.shape, x.shape[:-1])
     if np.shape(mask) != np.shape(logits):
         raise AssertionError(f"{name}: the mask has shape {np.shape(mask)}, not {np.shape(logits)}")
     kept = _mask(name, "mask", mask, np.shape(logits), axis)
