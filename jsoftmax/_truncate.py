@@ -4,11 +4,11 @@ Top-k, top-p and typical are a score, a weight and a target. Masks compose throu
 `truncation_mask` is the composition that samplers use.
 """
 
-import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -268,10 +268,10 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
     """
     array = check_logits("mask_logits", logits)
     keep = check_mask("mask_logits", "mask", mask, array.shape)
-    if isinstance(fill, float):
-        if math.isinf(fill):
+    if isinstance(fill, float | np.floating):
+        if np.isinf(fill):
             check_infinity("mask_logits", "logits", array)
-        return keep_or_fill(keep, array, fill)
+        return keep_or_fill(keep, array, float(fill))
     value = check_logits("mask_logits", fill, "fill")
     if value.ndim != 0:
         raise ValueError(f"mask_logits: fill must be a single number, got shape {value.shape}")

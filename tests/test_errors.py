@@ -144,7 +144,8 @@ def test_dtypes_without_infinity() -> None:
             )
     x, mask = jnp.asarray(X, jnp.float4_e2m1fn), X > 1
     words = ("mask_logits", "logits", "infinity", x.dtype.name)
-    expect(TypeError, lambda: jsoftmax.mask_logits(x, mask), *words)
+    for infinite in (-np.inf, np.float32(-np.inf), np.float16(np.inf)):
+        expect(TypeError, lambda f=infinite: jsoftmax.mask_logits(x, mask, fill=f), *words)
     finite = jsoftmax.mask_logits(jnp.asarray(X, jnp.float8_e4m3fn), X > 1, fill=-9.0)
     assert (np.asarray(finite, np.float32) == np.where(X > 1, X, -9)).all()
     p = jsoftmax.softmax(jnp.asarray(X, jnp.float8_e5m2), where=X > 1)

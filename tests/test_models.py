@@ -374,7 +374,9 @@ class TestFourRooms:
             ahead[NEXT[None] == goals[:, None, None]] = 1
             worth = (policy * ahead).sum(axis=-1)
         worth[goals, goals] = np.nan
-        np.testing.assert_allclose(four_rooms.values(jnp.float32(policy)), worth, rtol=1e-4)
+        # What a solver of float32 rounds is small beside the largest value, not beside each.
+        got = four_rooms.values(jnp.float32(policy))
+        np.testing.assert_allclose(got, worth, rtol=1e-5, atol=1e-6)
 
     def test_the_optimum_is_what_shortest_ways_earn(self) -> None:
         fewest = four_rooms.distances()
