@@ -21,7 +21,7 @@ from jsoftmax._checks import compute_dtype
 from jsoftmax._exp import exp
 from jsoftmax._losses import entry
 from jsoftmax._normalizer import normalizer
-from jsoftmax._reduce import group_sum, row_peak, row_sweep
+from jsoftmax._reduce import first_round, group_sum, row_peak, row_sweep
 from jsoftmax._shift import drop_zeros, shift
 from jsoftmax._typing import Along
 
@@ -182,7 +182,7 @@ def _search(expect: Expectation, of_labels: Array, high: Array, done: Array) -> 
 
     start = jnp.clip(jnp.ones_like(high), high / 1024, high / 2)
     far = jnp.full_like(high, jnp.inf)
-    first = _State(start, jnp.zeros_like(high), high, far, done, jnp.zeros((), jnp.int32))
+    first = _State(start, jnp.zeros_like(high), high, far, done, first_round())
     found = lax.while_loop(goes_on, step, first)
     return found.slope, found.steps
 

@@ -131,6 +131,15 @@ def where_needed(
     return lax.while_loop(lambda state: jnp.any(state[0]), once, (needed, otherwise))[1]
 
 
+def first_round() -> Array:
+    """Zero, to count the rounds of a loop: an array of the trace, which lies on the mesh around it.
+
+    A constant lies on none, and jax refuses it where `jax.vmap` gives all that a loop carries an
+    axis that an Explicit mesh splits.
+    """
+    return jnp.squeeze(jnp.zeros(1, jnp.int32), 0)
+
+
 def group_sum(x: Array, group: Array | None, count: int) -> Array:
     """Sum of the numbers of each group 0, 1, ..., `count` - 1 (None: all are of one group).
 

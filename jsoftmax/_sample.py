@@ -17,7 +17,7 @@ from jsoftmax._draw import blocks_in_window, draw, entry_at
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import Kept, cut, keep
 from jsoftmax._normalizer import log_sum_exp, normalizer
-from jsoftmax._reduce import vary_alike, where_needed
+from jsoftmax._reduce import first_round, vary_alike, where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
 from jsoftmax._shift import drop_zeros, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
@@ -303,7 +303,7 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
 
     token = jnp.zeros_like(row.peak, jnp.int32)
     unfinished = ~row.invalid & (row.peak > -jnp.inf)
-    start = Draw(jnp.zeros((), jnp.int32), token, unfinished, kept.floor, blocks)
+    start = Draw(first_round(), token, unfinished, kept.floor, blocks)
     return lax.while_loop(lambda state: jnp.any(state.unfinished), again, start).token
 
 

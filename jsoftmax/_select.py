@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._reduce import row_cumsum, row_sum, row_sweep, where_needed
+from jsoftmax._reduce import first_round, row_cumsum, row_sum, row_sweep, where_needed
 from jsoftmax._typing import Along
 
 
@@ -170,7 +170,7 @@ def select(
     search = lax.while_loop(
         lambda search: jnp.any(search.unfinished),
         once,
-        _Search(jnp.zeros((), jnp.int32), reachable, floor, peak, total, jnp.zeros_like(total)),
+        _Search(first_round(), reachable, floor, peak, total, jnp.zeros_like(total)),
     )
     return Selection(
         jnp.where(reachable, jnp.maximum(floor, step_down(search.under)), floor),

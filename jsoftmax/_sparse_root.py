@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._reduce import row_exact_sweep, row_size, row_sweep
+from jsoftmax._reduce import first_round, row_exact_sweep, row_size, row_sweep
 from jsoftmax._typing import Along
 
 _MOST_SWEEPS = 100
@@ -116,7 +116,7 @@ def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Ar
         return jnp.any(state.unfinished) & (state.sweeps < _MOST_SWEEPS)
 
     one = jnp.where(jnp.isnan(peak), jnp.nan, jnp.ones_like(peak))
-    first = _Support(jnp.int32(0), jnp.inf * one, one, 0 * one, 0 * one, one, peak > -jnp.inf)
+    first = _Support(first_round(), jnp.inf * one, one, 0 * one, 0 * one, one, peak > -jnp.inf)
     found = lax.while_loop(goes_on, step, first)
     p = jnp.maximum((y + found.level) + found.rest, 0)
     return (p if alpha == 2 else p * p), found.sweeps
@@ -214,7 +214,7 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
 
     zero = jnp.where(peak > 0, jnp.zeros_like(kappa), 0)
     first = _Search(
-        sweeps=jnp.int32(0),
+        sweeps=first_round(),
         start=zero,
         slope=zero + kappa,
         ratio=zero,

@@ -28,19 +28,15 @@ def largest(x: Array) -> Window:
     """
     length = x.shape[-1]
     if length <= _SIZE * _BLOCK:
-        entries = x
-        place = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+        values, place = _top_k(x, min(_SIZE, length))
     else:
         blocks = _blocks(x)
         _, block = _top_k(block_max(x, _BLOCK), _SIZE)
         entries = jnp.take_along_axis(blocks, block[..., None], axis=-2)
-        place = lax.broadcasted_iota(jnp.int32, entries.shape, entries.ndim - 1)
-        place += block[..., None] * _BLOCK
-        flat = (*x.shape[:-1], _SIZE * _BLOCK)
-        entries, place = entries.reshape(flat), place.reshape(flat)
-    values, order = _top_k(entries, min(_SIZE, length))
+        values, order = _top_k(entries.reshape(*x.shape[:-1], _SIZE * _BLOCK), _SIZE)
+        place = jnp.take_along_axis(block, order // _BLOCK, axis=-1) * _BLOCK + order % _BLOCK
     rest = values[..., -1:] if length > _SIZE else jnp.full_like(values[..., -1:], -jnp.inf)
-    return Window(values, jnp.take_along_axis(place, order, axis=-1), rest)
+    return Window(values, place, rest)
 
 
 def _top_k(x: Array, k: int) -> tuple[Array, Array]:

@@ -43,6 +43,7 @@ __all__ = [
 Binning: TypeAlias = Literal["width", "mass"]
 
 _ROWS = Along(1)
+_FEW = 64
 
 
 def fit_temperature(
@@ -549,8 +550,7 @@ def _binned(examples: _Examples, bins: int, binning: Binning) -> _Binned:
         edges = _quantiles(known, everywhere(lax.stop_gradient(weight)), bins)
     else:
         edges = jnp.asarray(np.arange(bins + 1) / bins, known.dtype)
-    place = jnp.searchsorted(edges[1:-1], known, side="left")
-    sums = partial(group_sum, group=place.astype(jnp.int32), count=bins)
+    sums = partial(group_sum, group=_first_at_least(known, edges[1:-1]), count=bins)
     return _Binned(
         edges,
         sums(weight),
@@ -564,19 +564,34 @@ def _quantiles(confidence: Array, weight: Array, bins: int) -> Array:
     """Where the weight of the smaller and equal confidences reaches i / n of all; from 0 to 1."""
     # Sorted by both, the sums are the same in any order of the examples. One more example, that
     # weighs nothing, lies there even if no other does.
-    ranked = jnp.append(jnp.where(weight > 0, confidence, 1), jnp.ones((), confidence.dtype))
-    ranked, weight = lax.sort((ranked, jnp.append(weight, jnp.zeros((), weight.dtype))), num_keys=2)
+    ranked = _and_then(jnp.where(weight > 0, confidence, 1), 1)
+    ranked, weight = lax.sort((ranked, _and_then(weight, 0)), num_keys=2)
     reached = jnp.cumsum(weight)
     # In multiples of 1 / n: whole numbers, and so exact, where the weights are.
     targets = jnp.arange(1, bins, dtype=weight.dtype) * reached[-1]
     inner = ranked[_first_at_least(targets, reached * bins)]
-    ends = jnp.zeros(1, ranked.dtype), jnp.ones(1, ranked.dtype)
-    return jnp.concatenate([ends[0], inner, ends[1]])
+    return lax.pad(_and_then(inner, 1), jnp.zeros((), inner.dtype), [(1, 0, 0)])
+
+
+def _and_then(x: Array, last: float) -> Array:
+    """The numbers and one more; not by jnp.append, of a constant: see `_first_at_least`."""
+    return lax.pad(x, jnp.asarray(last, x.dtype), [(0, 1, 0)])
 
 
 def _first_at_least(targets: Array, ascending: Array) -> Array:
-    """The index of the first number that is at least each target."""
-    if is_symbol(ascending.size):
-        # Without a size there is no binary search: all are compared.
-        return jnp.sum(ascending[None] < targets[:, None], axis=1)
-    return jnp.searchsorted(ascending, targets, side="left")
+    """The index of the first number that is at least each target; their number, where none is.
+
+    (jnp.searchsorted starts from constants, which an Explicit mesh refuses under vmap.)
+    """
+    size = ascending.size
+    if is_symbol(size) or size <= _FEW:
+        return jnp.sum(ascending[:, None] < targets[None], axis=0, dtype=jnp.int32)
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) // 2
+        enough = (ascending[jnp.minimum(middle, size - 1)] >= targets) | (low == high)
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    none = jnp.zeros(targets.shape, jnp.int32)
+    return lax.fori_loop(0, size.bit_length(), halve, (none, jnp.full_like(none, size)))[0]

@@ -787,6 +787,30 @@ def test_a_batch_of_two_axes_on_an_explicit_mesh(function: Any, spec: P) -> None
 
 
 @every_case
+def test_vmap_over_an_axis_that_an_explicit_mesh_splits(function: Any) -> None:
+    x, labels = data(8 * 100, 16)
+    pair = x.reshape(8, 100, 16), labels.reshape(8, 100)
+    want = jax.device_get(jax.vmap(function)(*pair))
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        split = [jax.device_put(a, NamedSharding(mesh, P("data"))) for a in pair]
+        got = jax.jit(jax.vmap(function))(*split)
+    chex.assert_trees_all_close(jax.device_get(got), want, rtol=1e-5)
+
+
+def test_any_number_of_bins() -> None:
+    """Edges are compared, or searched where they are many: alike."""
+    x, labels = data(300, 4)
+    p = np.asarray(jsoftmax.softmax(x), np.float64)
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
+    for bins in (1, 2, 65, 66, 200):
+        place = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1)
+        gaps = [abs((confidence - right)[place == i].sum()) for i in range(bins)]
+        got = expected_calibration_error(x, labels, bins=bins)
+        np.testing.assert_allclose(got, sum(gaps) / len(x), rtol=1e-4)
+
+
+@every_case
 def test_export_with_any_number_of_examples(function: Any) -> None:
     x, labels = map(jnp.asarray, data(50))
     (number,) = export.symbolic_shape("number")

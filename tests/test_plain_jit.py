@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jsoftmax
 from examples.collectives import assert_small, collectives
@@ -75,6 +75,30 @@ def test_explicit(entry: Entry, static: dict[str, str]) -> None:
 @pytest.mark.parametrize(("entry", "static"), CASES[-6:])
 def test_explicit_with_the_batch_split(entry: Entry, static: dict[str, str]) -> None:
     run(entry, BESIDE, static)
+
+
+@pytest.mark.parametrize("length", [100, 2500])
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+def test_vmap_over_an_axis_that_an_explicit_mesh_splits(entry: Entry, length: int) -> None:
+    """As a server draws, with a key a row; and a gradient a row."""
+    keys, settings = jax.random.split(jax.random.key(4), BATCH), entry.setting()
+    x = X[:, :length]
+
+    def of_row(key: jax.Array, x: jax.Array) -> Any:
+        return entry(x, key=key, **settings)
+
+    def slope(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: jnp.sum(jnp.cos(of_row(key, x))))(x)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        split = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (keys, x)]
+        for function in (of_row, slope) if entry.differentiable else (of_row,):
+            got = jax.jit(jax.vmap(function))(*split)
+            want = jax.vmap(function)(keys, x)
+            for one, dense in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+                assert jax.typeof(one).sharding.spec[0] == "data"
+                np.testing.assert_allclose(one, dense, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("entry", [e for e in FUNCTIONS if e.settings], ids=str)

@@ -196,12 +196,15 @@ def naive(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def halved(x: jax.Array) -> jax.Array:
-    """log(1 + exp(x)), with a reverse rule that is wrong by a thousandth."""
-    return jnp.logaddexp(x, 0.0)
+def reverse_only(x: jax.Array) -> jax.Array:
+    """x^2, with a reverse rule that keeps eight bits, and no other."""
+    return x * x
 
 
-halved.defvjp(lambda x: (halved(x), x), lambda x, g: (g * jax.nn.sigmoid(x) * 1.001,))
+reverse_only.defvjp(
+    lambda x: (x * x, x),
+    lambda x, g: (2 * g * (x if x.dtype == jnp.float64 else x.astype("bfloat16").astype(x.dtype)),),
+)
 
 
 @jax.custom_jvp
@@ -238,6 +241,31 @@ def test_gradients_that_are_not_stable() -> None:
     testing.assert_stable_gradients(rounded, jnp.array([1.0, 1.003], jnp.float32), rtol=0.01)
     with pytest.raises(TypeError, match="no argument is floating-point"):
         testing.assert_stable_gradients(lambda x: x, np.arange(3))
+
+
+def test_functions_that_have_reverse_mode_only() -> None:
+    hidden, weight = jnp.asarray(X), jnp.asarray(X[:, ::2])
+    labels = np.arange(len(X))
+    testing.assert_stable_gradients(
+        lambda hidden, weight: jsoftmax.linear_cross_entropy(hidden.T, weight, labels[:3]),
+        hidden[:, :3],
+        weight,
+    )
+    x = jnp.array([1.0, 1.003], jnp.float32)
+    with fails(r"the gradient of argument 0 is .* at \(1,\), and .* in float64 \(at most"):
+        testing.assert_stable_gradients(reverse_only, x)
+    with pytest.raises(TypeError, match="of the function's own"):
+        testing.assert_stable_gradients(_refuses_tangents, x)
+
+
+@jax.custom_jvp
+def _refuses_tangents(x: jax.Array) -> jax.Array:
+    return x
+
+
+@_refuses_tangents.defjvp
+def _refuses_tangents_jvp(*_: Any) -> Any:
+    raise TypeError("of the function's own")
 
 
 def test_forward_and_reverse_mode_that_differ() -> None:
