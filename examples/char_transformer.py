@@ -1,4 +1,4 @@
-"""A transformer that learns to write, character by character, in two minutes on two cores.
+"""A transformer that learns to write, character by character, in about a minute on two idle cores.
 
     uv run --group models examples/char_transformer.py
     uv run --group models examples/char_transformer.py --text FILE --prompt "Once" --without qxz

@@ -42,7 +42,7 @@ def temperature_sweep(
 
     Args:
       logits: real numbers of shape [V]: one row.
-      temperatures: finite positive numbers of shape [n], rising; by default 1/4 to 4.
+      temperatures: finite positive numbers of shape [n], rising, at least two; by default 1/4 to 4.
       where: boolean, broadcasts to [V]: True where an entry is allowed.
       top: how many entries have a line of their own, at least 1.
       labels: a string for each of the V entries, or a function from an index to its string, such

@@ -11,7 +11,7 @@ try:
     import matplotlib as _matplotlib
 except ImportError as error:
     raise ImportError(
-        'jsoftmax.plot draws with matplotlib, which is not installed: pip install "jsoftmax[plot]"'
+        "jsoftmax.plot draws with matplotlib, which is not installed: pip install matplotlib"
     ) from error
 
 from jsoftmax._plot_series import entropy_trace as entropy_trace

@@ -73,6 +73,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="of all cases of all tests run one in N, so that some tests have none",
     )
     parser.addoption(
+        "--turn",
+        default="",
+        metavar="WORD",
+        help="which part that is: by another word, another one",
+    )
+    parser.addoption(
         "--quick-compile",
         action="store_true",
         help="leave out XLA's expensive passes for nearly all tests: the slow ones take longer",
@@ -101,6 +107,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if count < 1:
             raise pytest.UsageError(f"--{name}: N must be at least 1, got {count}")
     world: str | None = config.getoption("world")
+    turn: str = config.getoption("turn")
     left_out = worlds.declared(world) if world else {}
     seen: set[str] = set()
     kept: list[pytest.Item] = []
@@ -110,7 +117,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         impossible = worlds.is_declared(item.nodeid, left_out)
         # By name: a stride would meet the same value of an inner parameter again and again; and
         # other cases in each world.
-        number = zlib.crc32(f"{world or ''}{item.nodeid}".encode())
+        number = zlib.crc32(f"{turn}{world or ''}{item.nodeid}".encode())
         sure = item.get_closest_marker("whole") is not None or test not in seen
         leave_out = bool(number % n["part"] or (number % n["thin"] and not sure))
         if world and impossible != config.getoption("declared"):
