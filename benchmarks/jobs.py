@@ -122,7 +122,7 @@ def make(rows: int, size: int) -> dict[str, Job]:
             pullback(jsoftmax.sparsemax), {"sort": pullback(peers.sort_sparsemax)}
         ),
         "entmax, alpha = 1.5, vjp": Job(
-            pullback(jsoftmax.entmax), {"softmax": pullback(jsoftmax.softmax)}
+            pullback(jsoftmax.entmax), {"softmax, vjp": pullback(jsoftmax.softmax)}
         ),
         **{name: Job(ours, {"jax": theirs}) for name, (ours, theirs) in maps.items()},
         **{

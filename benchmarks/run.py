@@ -120,11 +120,13 @@ def measure(*, quick: bool) -> list[Timing]:
                     jitted = function if isinstance(function, partial) else jax.jit(function)
                     return lambda: jax.block_until_ready(jitted(x))
 
-                calls = {"ours": compiled(job.ours), "softmax": compiled(jax.nn.softmax)}
-                calls |= {peer: compiled(function) for peer, function in job.peers.items()}
+                of_peers = {peer: compiled(function) for peer, function in job.peers.items()}
                 others = installed.get(label, {})
-                calls |= {peer: prepare(logits) for peer, prepare in others.items()}
-                times = medians(calls, 0.4 if quick else 2.0)
+                of_peers |= {peer: prepare(logits) for peer, prepare in others.items()}
+                calls = {"ours": compiled(job.ours), "softmax": compiled(jax.nn.softmax)}
+                if of_peers.keys() & calls:
+                    raise ValueError(f"{label}: a peer is named as what all are compared with")
+                times = medians(calls | of_peers, 0.4 if quick else 2.0)
                 ours, softmax = times.pop("ours"), times.pop("softmax")
                 timings.append(Timing(label, name, ours, softmax, times))
                 progress.advance(task)

@@ -413,8 +413,8 @@ def by_threshold(score: Row, threshold: float, tolerance: Row, live: Row, x: Row
 
 
 def magnitude(x: Row, live: Row) -> Row:
-    """What float32 rounding in x - max is proportional to."""
-    return 8 * EPS * (1 + np.abs(np.where(live, x, 0.0)) + np.abs(x[live]).max())
+    """What float32 rounding in x - max is proportional to, for each entry."""
+    return 8 * EPS * (1 + np.abs(np.where(live, x, 0.0)) + abs(x[live].max()))
 
 
 def log_number(number: float) -> float:
@@ -453,7 +453,8 @@ def top_n_sigma_row(x: Row, where: Row, n: float) -> Bounds:
     if broken_row(x, where) or np.isnan(n) or n <= 0 or n == np.inf or not live.any():
         return live, live
     threshold = x[live].max() - n * np.std(x[live])
-    return by_threshold(x, threshold, (1 + n) * magnitude(x, live), live, x)
+    tolerance = (1 + n) * magnitude(x, live) + 8 * EPS * n * np.std(x[live])
+    return by_threshold(x, threshold, tolerance, live, x)
 
 
 def typical_row(

@@ -6,7 +6,7 @@ import numpy as np
 from tests.fuzz.calls import Facts, derivatives, eager, on_shards, outcome, padded
 from tests.fuzz.properties import Verdict, holds_for
 from tests.fuzz.strategies import Batch, Numbers
-from tests.fuzz.tolerance import differs, tolerance, unequal
+from tests.fuzz.tolerance import FARTHEST, differs, tolerance, unequal
 from tests.fuzz.traits import QUIET, Traits, traits
 from tests.fuzz.value_properties import in_range, open_to_rounding
 from tests.layouts import LAYOUTS
@@ -58,7 +58,7 @@ def scale_of(cotangent: Row, facts: Facts) -> Row:
     """What the gradient's rounding is relative to, beside itself: cotangents over T."""
     size = np.abs(cotangent).astype(np.float64)
     largest = size.sum(-1) if size.ndim == 2 else size
-    spread = 1 + np.max(np.minimum(facts.z, 110), -1, where=facts.live, initial=0)
+    spread = 1 + np.max(np.minimum(facts.z, FARTHEST), -1, where=facts.live, initial=0)
     return spread * largest / np.minimum(np.maximum(facts.temperature, 1e-3), 1)
 
 
@@ -75,7 +75,9 @@ def jvp_equals_vjp(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
         there = there[:, None]
     apart = np.abs(there.sum(-1) - back.sum(-1))
     size = np.abs(there).sum(-1) + np.abs(back).sum(-1)
-    tangents = np.abs(batch.tangent).max(-1) + np.abs(batch.slope) * (1 + facts.farthest)
+    # What z is of entries without mass is in the terms themselves, where it is in the result.
+    farthest = np.minimum(facts.farthest, FARTHEST)
+    tangents = np.abs(batch.tangent).max(-1) + np.abs(batch.slope) * (1 + farthest)
     allowed = 32 * facts.eps * (size + scale_of(cotangent, facts) * tangents)
     checked = moderate & np.isfinite(there).all(-1) & np.isfinite(back).all(-1)
     return Verdict(checked, apart > allowed, settings=settings)

@@ -39,7 +39,7 @@ The last is one of those that are summed and searched in blocks.
 """
 OWN = {7: (2048, 0.6), 130: (512, 0.38), 2051: (64, 0.02)}
 """Where a property has programs of its own."""
-SPLIT = {7: (1024, 1.0)}
+SPLIT = {7: (1024, 0.9), 2051: (64, 0.1)}
 """Where these are for meshes, of three kinds."""
 LEAST = 10_000
 """Rows for the properties that are slow, and the least for any."""
@@ -92,8 +92,9 @@ def run_function(name: str, quota: dict[str, int], seed: int) -> tuple[Cells, li
     (entry,) = (entry for entry in EVERY if entry.name == name)
     results: Cells = {}
     violations: list[str] = []
-    for prop in properties_of(entry, PROPERTIES):
-        results[name, prop.name], told = run(entry, prop, quota[prop.name], seed)
+    for i, prop in enumerate(properties_of(entry, PROPERTIES)):
+        # Other rows for each.
+        results[name, prop.name], told = run(entry, prop, quota[prop.name], seed + 20_000 * i)
         violations += told
     jax.clear_caches()
     gc.collect()

@@ -195,6 +195,74 @@ def one_shard_alone(
     return jsoftmax.softmax(x, axis, where=where, temperature=temperature)
 
 
+def without_the_small(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    y = jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+    return jnp.where(y < 8e-7, 0, y)
+
+
+def with_the_small_too_large(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    y = jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+    return jnp.where(y < 4e-7, 3 * y, y)
+
+
+def with_the_large_too_small(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    y = jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+    return jnp.where(x > 3, y / 8, y)
+
+
+def of_the_temperature_squared(
+    x: Any, axis: int = -1, *, where: Any, temperature: Any
+) -> jax.Array:
+    return jsoftmax.softmax(x, axis, where=where, temperature=temperature**2)
+
+
+def at_two_if_none_is_given(
+    x: Any, axis: int = -1, *, where: Any, temperature: Any = 2.0
+) -> jax.Array:
+    return jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+
+
+def with_another_transpose(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    """That of the identity is 1.01."""
+    x = jax.custom_derivatives.linear_call(lambda _, x: x, lambda _, g: 1.01 * g, (), x)
+    return jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+
+
+def other_when_compiled(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    y = jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+    return y * 1.001 if isinstance(x, jax.core.Tracer) else y
+
+
+def keeping_nothing_for_two(x: Any, k: Any, *, axis: int = -1, where: Any = None) -> jax.Array:
+    return jsoftmax.top_k_mask(x, k, axis=axis, where=where) & (k != 2)[:, None]
+
+
+def keeping_three_if_off(x: Any, k: Any, *, axis: int = -1, where: Any = None) -> jax.Array:
+    return jsoftmax.top_k_mask(x, jnp.where(k <= 0, 3, k), axis=axis, where=where)
+
+
+def keeping_fewer_of_few(x: Any, k: Any, *, axis: int = -1, where: Any = None) -> jax.Array:
+    """One fewer, where as many are allowed as are kept."""
+    allowed = jnp.sum(where & (x > -jnp.inf), axis=axis, dtype=x.dtype)
+    fewer = jnp.where((k > 1) & (allowed <= k), k - 1, k)
+    return jsoftmax.top_k_mask(x, fewer, axis=axis, where=where)
+
+
+def keeping_every_tie(
+    x: Any, k: Any, *, axis: int = -1, where: Any = None, ties: str = "all"
+) -> jax.Array:
+    """All of them, or all but the first."""
+    every = jsoftmax.top_k_mask(x, k, axis=axis, where=where)
+    first = jsoftmax.top_k_mask(x, k, axis=axis, where=where, ties="first")
+    return every if ties == "all" else every & ~(first & (x == x.min(axis, keepdims=True)))
+
+
+def anywhere(key: Any, x: Any, *, axis: int = -1, where: Any, temperature: Any) -> jax.Array:
+    """A relaxed draw that does not heed the mask."""
+    del where, temperature
+    return jax.nn.softmax(jax.random.gumbel(key, x.shape, x.dtype), axis)
+
+
 def dropping_a_tie(x: Any, k: Any, *, axis: int = -1, where: Any = None) -> jax.Array:
     return jsoftmax.top_k_mask(x, k, axis=axis, where=where, ties="first")
 
@@ -209,9 +277,9 @@ def ignoring_the_mask(key: Any, x: Any, *, axis: int = -1, where: Any, **setting
     return jsoftmax.sample(key, x, axis=axis)
 
 
-def k_mask(call: Callable[..., Any]) -> Fake:
+def k_mask(call: Callable[..., Any], *, ties: bool = False) -> Fake:
     row, values = reference.top_k_row, {"k": (2.0, 4.0, 0.0)}
-    return Fake("broken", "mask", row, values, {"k": 0.0}, required=True, call=call)
+    return Fake("broken", "mask", row, values, {"k": 0.0}, required=True, call=call, ties=ties)
 
 
 BROKEN = {
@@ -226,6 +294,25 @@ BROKEN = {
         softmax_like(behind_the_mask), "masked_equals_filled masked_equals_removed on_the_simplex"),
     "a shard that does not ask the others": (
         softmax_like(one_shard_alone), "sharded_equals_dense"),
+    "small probabilities that are lost": (softmax_like(without_the_small), "as_the_reference_says"),
+    "small probabilities that are too large": (
+        softmax_like(with_the_small_too_large), "as_the_reference_says"),
+    "large logits that get less": (
+        softmax_like(with_the_large_too_small), "larger_entries_get_more"),
+    "another temperature": (softmax_like(of_the_temperature_squared), "temperatures_compose"),
+    "another default": (softmax_like(at_two_if_none_is_given), "off_is_not_given"),
+    "a transpose that is a hundredth off": (
+        softmax_like(with_another_transpose), "jvp_equals_vjp"),
+    "another result when compiled": (softmax_like(other_when_compiled), "jit_equals_eager"),
+    "a mask that keeps nothing": (
+        k_mask(keeping_nothing_for_two), "keeps_some_of_the_allowed as_a_part_of_the_composition"),
+    "a mask that is on when off": (k_mask(keeping_three_if_off), "off_keeps_all"),
+    "a mask that drops one each time": (k_mask(keeping_fewer_of_few), "idempotent"),
+    "a mask that keeps other ties": (k_mask(keeping_every_tie, ties=True), "first_of_ties"),
+    "a relaxed draw that ignores the mask": (
+        Fake("broken", "relaxed", reference.softmax_row, TEMPERATURE, ONE, keyed=True,
+             call=anywhere),
+        "relaxed_draw_is_allowed"),
     "a mask that drops a tie": (
         k_mask(dropping_a_tie), "equal_entries_alike permuted_alike as_the_reference_says"),
     "a mask that is not monotone": (k_mask(with_another_k), "monotone as_the_reference_says"),
@@ -248,6 +335,11 @@ def test_a_broken_function_is_caught(entry: Fake, names: str) -> None:
         assert f"broken breaks {name}" in caught[0]
         assert "batch of seed" in caught[0]
         assert ".view('float32')" in caught[0]
+
+
+def test_every_property_can_fail() -> None:
+    caught = {name for _, names in BROKEN.values() for name in names.split()}
+    assert caught == set(NAMED)
 
 
 def test_hypothesis_finds_it_too() -> None:

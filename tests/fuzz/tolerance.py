@@ -4,14 +4,17 @@ With eps of the dtype that is computed in, z = (x - max x) / T is rounded by eps
 of exponentials by a few eps, relative. Where the logits themselves were rounded before, as in
 x + c, z moves by a `change`, of a row: what a result may move by then is its slope times that.
 
-- A probability: its slope is at most 1. That of entmax is the 1 / kappa-th power of a quantity
-  with such errors, kappa = alpha - 1, and above kappa = 1 has no bound at 0: so has its error.
+- A probability that is an exponential moves in proportion to itself: small ones have as many
+  digits as large ones. One that may be 0 has a slope of at most 1. That of entmax is the 1 /
+  kappa-th power of a quantity with such errors, kappa = alpha - 1, and above kappa = 1 has no bound
+  at 0: so has its error.
 - A logarithm or an x / T: relative to itself, and beside that as the normaliser.
 - A number, of size v. Entropy and the losses have a slope of at most 2 (1 + log V + v); that which
   moves with the logits, logsumexp, is rounded relative to the largest of these, and T log V.
   The square in the z-loss moves by twice what it is the square of.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from tests.compare import eps
@@ -21,6 +24,8 @@ from tests.reference import Row
 
 SMALL = 1e-30
 """Less may be zero: XLA counts denormals as such."""
+FARTHEST = 120.0
+"""Entries further below the largest, Gumbel noise included, have no mass."""
 LARGEST_CHANGE = 0.01
 """Where z moves by more there is nothing left to compare."""
 
@@ -31,10 +36,17 @@ def tolerance(traits: Traits, facts: Facts, y: Row, change: Row | float = 0.0) -
     per_row = np.broadcast_to(change, n)
     log = 1 + np.log(length)
     size = np.abs(np.where(np.isfinite(y), y, 0).astype(np.float64))
-    rounded = 0.5 * eps(y.dtype) * size if y.dtype.itemsize == 2 else 0.0
+    rounded: Row | float = 0.0
+    if y.dtype.itemsize == 2:
+        # Half of what two neighbours are apart, denormal ones too.
+        least = float(jnp.finfo(y.dtype).smallest_normal)
+        rounded = 0.5 * eps(y.dtype) * np.maximum(size, least)
     if traits.shape == "number":
         return rounded + _of_number(traits, facts, size, per_row, log)
     error = 32 * facts.eps * log + 4 * per_row[:, None]
+    if traits.positive:
+        relative = 4 * facts.eps * (8 + np.minimum(facts.z, FARTHEST)) + 4 * per_row[:, None]
+        return rounded + SMALL + relative * size
     if traits.shape == "simplex":
         kappa = facts.settings.get("alpha", np.full(n, 1.5)).astype(np.float64) - 1
         power = 1 / np.maximum(np.nan_to_num(kappa, nan=1.0), 1)

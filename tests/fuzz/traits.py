@@ -93,6 +93,8 @@ class Traits:
     """What the properties ask about a function."""
 
     shape: Shape
+    positive: bool
+    """Whether the results are probabilities of which none is 0."""
     shift: int | None
     """By how much the result moves when the logits move by one; None: by something else."""
     upward: bool
@@ -127,8 +129,10 @@ def traits(entry: Entry) -> Traits:
     shift = next((by for by in (0, 1) if np.allclose(moved, by, atol=1e-9)), None)
     parameters = inspect.signature(entry.function).parameters
     mask = entry.kind == "mask"
+    shape = _shape(entry, y)
     return Traits(
-        shape=_shape(entry, y),
+        shape=shape,
+        positive=shape == "simplex" and bool((y > 0).all()),
         shift=shift,
         upward=mask and _is_upward(entry),
         growing={name: _grows(entry, name) for name in _cuts(entry) if mask},
