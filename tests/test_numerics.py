@@ -4,6 +4,7 @@ Its logarithms within an eps.
 """
 
 import itertools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -239,44 +240,58 @@ def test_real_logits() -> None:
             assert np.where(np.abs(exact) < 2 * TINY, 0, apart).max() <= 1
 
 
-MOST = {
-    "bfloat16": {"": 0.51},
-    "float32": {
-        "softmax": 2.5,
-        "log_softmax": 1.0,
-        "logsumexp": 1.0,
-        "entropy": 1.5,
-        "cross_entropy": 1.0,
-        "sparsemax": 1.1,
-        "entmax, alpha 1.5": 3.5,
-        "entmax, alpha 1.3": 10.0,
-    },
-}
-"""The errors of maps and losses, in the units of docs/numerics.md."""
-
-
+TABLES = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("numerics-jax-*.md"))
 FROM_ROUNDED = ("softmax", "entmax")
 """Whose gradients are those of the rounded probabilities: no other array is kept for them."""
 
 
+def committed(text: str) -> dict[tuple[str, str], list[float]]:
+    """The largest error of each by a job and a dtype: ours, jax's or optax's, and PyTorch's."""
+    found = {}
+    for job, dtype, *cells in re.findall(r"^\| `(.*?)` \| (\w+) \|(.*)\|$", text, re.MULTILINE):
+        numbers = [cell.strip().split(",")[0] for cell in cells[0].split("|")]
+        unknown = {"": np.nan, "refused": np.inf, "not finite": np.inf}
+        found[job, dtype] = [float(unknown.get(number, number)) for number in numbers]
+    return found
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_tables_reach_the_goals(path: Path) -> None:
+    """But for the gradients in half precision that docs/numerics.md names."""
+    table = committed(path.read_text(encoding="utf-8"))
+    assert len(table) == 4 * len(numerics.jobs())
+    for (job, dtype), (ours, *peers) in table.items():
+        assert not any(peer < ours for peer in peers), f"{job}, {dtype}: a peer is better"
+        gradient = job.endswith("gradient")
+        if dtype in ("float16", "bfloat16") and not (gradient and job.startswith(FROM_ROUNDED)):
+            assert ours <= 0.51, f"{job}, {dtype}: {ours}"
+        if (job, dtype) == ("softmax", "float32"):
+            assert ours <= 2
+        if job == "log_softmax":
+            assert ours <= 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", MOST)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_table_of_errors(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a few of its inputs: what the table says is measured, and its reference is right."""
+    """On a few of its inputs: what the tables say is measured, and their reference is right."""
     monkeypatch.setattr(numerics, "LENGTHS", (10, 3000))
     monkeypatch.setattr(numerics, "ENTRIES", 6000)
     monkeypatch.setattr(numerics, "SCALES", (1e-30, 0.1, 3.0, 30.0, 1e30))
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.enable_x64(dtype == "float64"),
+    ):
         found = numerics.measure(dtype, None, quick=False, seed=0)
     ours = {job: tally.largest for (job, _, by), tally in found.items() if by == "jsoftmax"}
     assert len(ours) == len(numerics.jobs())
+    tables = [committed(path.read_text(encoding="utf-8")) for path in TABLES]
     for job, largest in ours.items():
-        if "gradient" not in job:
-            most = MOST[dtype].get(job, MOST[dtype].get("", 0))
-            assert largest <= most, f"{job}: {largest:.2f}"
-        elif dtype in ("float16", "bfloat16") and not job.startswith(FROM_ROUNDED):
-            assert largest <= 0.5, f"{job}: {largest:.2f}"
+        # Of other rows, and on another processor.
+        most = 1.1 * max(table[job, dtype][0] for table in tables)
+        assert largest <= max(most, 0.51), f"{job}: {largest:.2f}"
     # A peer that is known to round more: the measure sees it.
     peer = found["softmax", dtype, "jax"].largest
-    assert peer > 30
+    assert peer > 5
     assert "softmax, gradient" in numerics.table(found)

@@ -11,6 +11,7 @@ import jsoftmax
 from tests.draws.cases import CASES, SAMPLERS, TAIL, Case
 from tests.draws.counts import BINS, Counts
 from tests.draws.verdict import (
+from tests.revision import revision
     ALARM,
     FEWEST,
     Verdict,
@@ -138,6 +139,7 @@ an alarm at all with probability {ALARM:g} at most (Bonferroni: the level of eac
 - Time: {minutes:.0f} minutes of one {platform.machine()} core
 - Versions: jsoftmax {jsoftmax.__version__}, jax {jax.__version__}, NumPy {np.__version__}, SciPy
   {scipy.__version__}, Python {platform.python_version()}
+- Code: commit {revision()}
 
 {alarmed if found else ""}
 """.rstrip()

@@ -31,6 +31,7 @@ from tests.fuzz.properties import Count, Property, check, examine, properties_of
 from tests.fuzz.strategies import CLASSES, at_random
 from tests.fuzz.traits import EVERY
 from tests.registry import Entry
+from tests.revision import revision
 
 SHAPES = {1: (2048, 0.1), 7: (4096, 0.5), 130: (1024, 0.38), 2051: (64, 0.02)}
 """For each length of a row, the rows of a batch and its share of all rows.
@@ -180,8 +181,8 @@ def write(results: Cells, violations: list[str], given: argparse.Namespace, minu
         "# Report of the long fuzzing run",
         "",
         "Written by `tests/fuzz/long.py`; not edited by hand. A row counts once for each function",
-        "and property that says something about it. Decided by rounding: a mask differs, but only",
-        "in entries of which the reference says that float32 rounding decides.",
+        "and property that says something about it, and each such pair has rows of its own. Decided",
+        "by rounding: a mask differs, but only in entries of which the reference says that float32 rounding decides.",
         "",
         f"- {total.checked:,} rows checked, **{total.wrong} violations**",
         f"- {total.rounding} rows decided by rounding",
@@ -192,6 +193,7 @@ def write(results: Cells, violations: list[str], given: argparse.Namespace, minu
         f"- `python -m tests.fuzz.long --rows {given.rows} --seed {given.seed}`",
         f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC: {minutes:.1f} minutes in",
         f"  {given.processes} processes, on {os.cpu_count()} CPU cores ({platform.machine()})",
+        f"- commit {revision()}",
         f"- Python {platform.python_version()}, {named}; programs fully optimised, eight devices",
         "",
         "## By property",
