@@ -11,7 +11,6 @@ import jsoftmax
 from tests.draws.cases import CASES, SAMPLERS, TAIL, Case
 from tests.draws.counts import BINS, Counts
 from tests.draws.verdict import (
-from tests.revision import revision
     ALARM,
     FEWEST,
     Verdict,
@@ -24,6 +23,7 @@ from tests.revision import revision
     tail_over_cases,
     uniformity,
 )
+from tests.revision import revision
 
 
 @dataclass(frozen=True)
