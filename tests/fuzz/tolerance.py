@@ -45,7 +45,8 @@ def tolerance(traits: Traits, facts: Facts, y: Row, change: Row | float = 0.0) -
         return rounded + _of_number(traits, facts, size, per_row, log)
     error = 32 * facts.eps * log + 4 * per_row[:, None]
     if traits.positive:
-        relative = 4 * facts.eps * (8 + np.minimum(facts.z, FARTHEST)) + 4 * per_row[:, None]
+        z = np.minimum(np.nan_to_num(facts.z), FARTHEST)
+        relative = 4 * facts.eps * (8 + z) + 4 * per_row[:, None]
         return rounded + SMALL + relative * size
     if traits.shape == "simplex":
         kappa = facts.settings.get("alpha", np.full(n, 1.5)).astype(np.float64) - 1
