@@ -155,8 +155,10 @@ def test_long_rows_of_every_dtype(entry: Entry, dtype: str, x64: bool) -> None:
     assert all(y == x.dtype for y in floats)
 
 
-def sweeps_of(x: np.ndarray, monkeypatch: pytest.MonkeyPatch, **settings: float) -> int:
-    """How many sweeps a batch takes to keep what these settings keep."""
+def sweeps_of(
+    x: np.ndarray, monkeypatch: pytest.MonkeyPatch, *, mapped: bool = False, **settings: float
+) -> int:
+    """How many sweeps a batch takes to keep what these settings keep; as it is, or by jax.vmap."""
     loop = lax.while_loop
 
     @jax.jit
@@ -176,6 +178,8 @@ def sweeps_of(x: np.ndarray, monkeypatch: pytest.MonkeyPatch, **settings: float)
             floor_of(row, effective)
         return sum(sweeps)
 
+    if mapped:
+        return int(jax.vmap(lambda row: count(row[None]))(jnp.asarray(x)).max())
     return int(count(jnp.asarray(x)))
 
 
@@ -196,3 +200,12 @@ def test_no_search_is_made_where_the_window_answers(monkeypatch: pytest.MonkeyPa
     x = np.stack([rows.normal(5000, 2.0, seed) for seed in range(4)])
     assert sweeps_of(x, monkeypatch, top_k=50, top_p=0.9, min_p=0.02) == 0
     assert sweeps_of(x, monkeypatch, top_k=65, top_p=0.9) > 1
+
+
+def test_vmap_takes_as_many_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.stack([rows.normal(5000, 2.0, seed) for seed in range(4)])
+    answered = {"top_k": 50, "top_p": 0.9, "min_p": 0.02}
+    assert sweeps_of(x, monkeypatch, mapped=True, **answered) == 0
+    for settings in ({"top_p": 0.9}, {"top_k": 65, "top_p": 0.9}):
+        in_a_batch = sweeps_of(x, monkeypatch, **settings)
+        assert sweeps_of(x, monkeypatch, mapped=True, **settings) == in_a_batch > 1
