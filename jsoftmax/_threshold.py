@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jsoftmax._checks import check_rows, check_setting
 from jsoftmax._kept import floor_of
 from jsoftmax._normalizer import depth_sum, log_sum_exp
-from jsoftmax._reduce import row_peak, row_sum
+from jsoftmax._reduce import row_exact_sum_beside, row_sweep
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -217,18 +217,19 @@ def _eta_mask(logits: Array, epsilon: Array, along: Along) -> Array:
 def _top_n_sigma_mask(logits: Array, n: Array, along: Along) -> Array:
     row, n = row_and_number(logits, n, along)
     allowed = row.x > -jnp.inf
+    ones = allowed.astype(row.x.dtype)
+    count, least = row_sweep(row.along, sums=[ones], minima=[jnp.where(allowed, row.x, jnp.inf)])
+    count = jnp.maximum(count, 1)
     # In units of the row's range, and far from both ends of the floats: neither the differences nor
     # their squares overflow, and the unit's reciprocal does not underflow.
-    magnitude = row_peak(jnp.where(allowed, jnp.abs(row.x), 0), row.along)
-    unit = jnp.where(magnitude > 1, 2.0**-4, 2.0**60).astype(row.x.dtype)
-    below = jnp.where(allowed, row.x * unit - row.peak * unit, 0)
-    spread = row_peak(-below, row.along)
-    below = below / jnp.where(spread == 0, 1, spread)
-    count = jnp.maximum(row_sum(allowed, row.along), 1).astype(below.dtype)
-    mean = row_sum(below, row.along) / count
-    square = jnp.where(allowed, jnp.square(below - mean), 0)
-    deviation = jnp.sqrt(row_sum(square, row.along) / count)
-    return _at_least(row, below, jnp.where(n > 0, -n * deviation, -jnp.inf), along)
+    large = jnp.maximum(jnp.abs(row.peak), jnp.abs(least)) > 1
+    unit = jnp.where(large, 2.0**-4, 2.0**60).astype(row.x.dtype)
+    spread = row.peak * unit - least * unit
+    depth = jnp.where(allowed, row.peak * unit - row.x * unit, 0) / jnp.where(spread > 0, spread, 1)
+    mean = row_exact_sum_beside(depth, ones, row.along)[0] / count
+    square = jnp.where(allowed, jnp.square(depth - mean), 0)
+    deviation = jnp.sqrt(row_exact_sum_beside(square, ones, row.along)[0] / count)
+    return _at_least(row, -depth, jnp.where(n > 0, -n * deviation, -jnp.inf), along)
 
 
 def _at_least(row: Row, value: Array, threshold: Array, along: Along) -> Array:

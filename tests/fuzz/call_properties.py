@@ -175,4 +175,14 @@ def half_is_rounded_float32(entry: Entry, batch: Batch, settings: Numbers) -> Ve
         wrong |= a.dtype != half.dtype
     # Beyond the floats of half precision x / T has another form.
     checked = (facts.sound & in_range(facts, float(jnp.finfo(half.dtype).max))) | facts.broken
-    return Verdict(checked if of.shape == "scaled" else facts.sound | facts.broken, wrong)
+    checked = checked if of.shape == "scaled" else facts.sound | facts.broken
+    return Verdict(checked & same_beside(entry, half, wide), wrong)
+
+
+def same_beside(entry: Entry, half: Row, wide: Row) -> Row:
+    """The rows whose second operand, made of the logits, is the same in both dtypes."""
+    if entry.beside is None:
+        return np.ones(len(half), bool)
+    made = [np.asarray(entry.beside(x, -1)).astype(np.float64) for x in (half, wide)]
+    differ = ~((made[0] == made[1]) | np.isnan(made[0]))
+    return ~(differ.any(-1) if differ.ndim == 2 else differ)

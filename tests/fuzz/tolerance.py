@@ -7,7 +7,7 @@ x + c, z moves by a `change`, of a row: what a result may move by then is its sl
 - A probability that is an exponential moves in proportion to itself: small ones have as many
   digits as large ones. One that may be 0 has a slope of at most 1. That of entmax is the 1 /
   kappa-th power of a quantity with such errors, kappa = alpha - 1, and above kappa = 1 has no bound
-  at 0: so has its error.
+  at 0: so has its error. Many entries that are about to leave the support move the others, too.
 - A logarithm or an x / T: relative to itself, and beside that as the normaliser.
 - A number, of size v. Entropy and the losses have a slope of at most 2 (1 + log V + v); that which
   moves with the logits, logsumexp, is rounded relative to the largest of these, and T log V.
@@ -51,7 +51,8 @@ def tolerance(traits: Traits, facts: Facts, y: Row, change: Row | float = 0.0) -
     if traits.shape == "simplex":
         kappa = facts.settings.get("alpha", np.full(n, 1.5)).astype(np.float64) - 1
         power = 1 / np.maximum(np.nan_to_num(kappa, nan=1.0), 1)
-        return rounded + SMALL + error ** power[:, None]
+        together = np.where(power < 1, 2, 1)
+        return rounded + SMALL + together[:, None] * error ** power[:, None]
     if traits.shape == "log":
         # z of entries without mass is as large as they are.
         return rounded + error * (1 + size)
