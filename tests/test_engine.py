@@ -209,3 +209,16 @@ def test_vmap_takes_as_many_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     for settings in ({"top_p": 0.9}, {"top_k": 65, "top_p": 0.9}):
         in_a_batch = sweeps_of(x, monkeypatch, **settings)
         assert sweeps_of(x, monkeypatch, mapped=True, **settings) == in_a_batch > 1
+
+
+MORE = {"typical_mask": 2.4, "fenchel_young_loss": 3.5}
+"""Functions that take more memory than two arrays of the logits' size, and how much."""
+
+
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+def test_temporary_memory(entry: Entry) -> None:
+    """Beyond what is given and returned, on a CPU, in arrays of the logits' size."""
+    x = jax.ShapeDtypeStruct((8, 65536), jnp.float32)
+    compiled = jax.jit(lambda x: entry(x, **entry.setting())).lower(x).compile()
+    arrays = compiled.memory_analysis().temp_size_in_bytes / (4 * x.size)
+    assert arrays <= MORE.get(entry.name, 2.01)
