@@ -52,8 +52,9 @@ def test_an_array_of_words_is_refused_by_name() -> None:
 
 def test_a_fill_is_one_number() -> None:
     x, mask = numbers(3), np.array([True, False, True])
-    filled = jsoftmax.mask_logits(x, mask, fill=np.float32(7))
-    np.testing.assert_array_equal(filled, np.where(mask, x, np.float32(7)))
+    for seven in (7.0, 7, np.float32(7), jnp.float32(7)):
+        filled = jsoftmax.mask_logits(x, mask, fill=seven)
+        np.testing.assert_array_equal(filled, np.where(mask, x, np.float32(7)))
     with pytest.raises(ValueError, match=r"fill must be a single number, got shape \(3,\)"):
         jsoftmax.mask_logits(x, mask, fill=numbers(3))
 
