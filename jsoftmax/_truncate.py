@@ -256,7 +256,8 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
       gradients of the entries that are not kept, NaN among them, reach neither it nor its gradient.
 
     Raises:
-      TypeError: logits are not real numbers, `mask` is not boolean, or `fill` is not a real number.
+      TypeError: logits are not real numbers, `mask` is not boolean, `fill` is not a real number, or
+        it is infinite and the logits' dtype has no infinity (an array of jax is not looked into).
       ValueError: the mask does not broadcast to the logits' shape.
 
     Examples:
@@ -268,13 +269,15 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
     """
     array = check_logits("mask_logits", logits)
     keep = check_mask("mask_logits", "mask", mask, array.shape)
-    if isinstance(fill, float | np.floating):
+    if isinstance(fill, float):
         if np.isinf(fill):
             check_infinity("mask_logits", "logits", array)
-        return keep_or_fill(keep, array, float(fill))
+        return keep_or_fill(keep, array, fill)
     value = check_logits("mask_logits", fill, "fill")
     if value.ndim != 0:
         raise ValueError(f"mask_logits: fill must be a single number, got shape {value.shape}")
+    if isinstance(fill, np.ndarray | np.generic) and np.isinf(np.asarray(fill, np.float64)):
+        check_infinity("mask_logits", "logits", array)
     return jnp.where(keep, array, value.astype(array.dtype))
 
 

@@ -43,7 +43,6 @@ __all__ = [
 Binning: TypeAlias = Literal["width", "mass"]
 
 _ROWS = Along(1)
-_FEW = 64
 
 
 def fit_temperature(
@@ -550,7 +549,7 @@ def _binned(examples: _Examples, bins: int, binning: Binning) -> _Binned:
         edges = _quantiles(known, everywhere(lax.stop_gradient(weight)), bins)
     else:
         edges = jnp.asarray(np.arange(bins + 1) / bins, known.dtype)
-    sums = partial(group_sum, group=_first_at_least(known, edges[1:-1]), count=bins)
+    sums = partial(group_sum, group=_bin_of(known, edges), count=bins)
     return _Binned(
         edges,
         sums(weight),
@@ -558,6 +557,16 @@ def _binned(examples: _Examples, bins: int, binning: Binning) -> _Binned:
         sums(jnp.where(right, weight, 0)),
         sums(weight * jnp.where(right, doubt, -confidence)),
     )
+
+
+def _bin_of(x: Array, edges: Array) -> Array:
+    """The bin of each number: how many of the inner edges lie below it."""
+
+    def further(i: Array, place: Array) -> Array:
+        return place + (x > edges[i]).astype(jnp.int32)
+
+    # One edge after the other: nothing is stored of examples times edges, or looked up.
+    return lax.fori_loop(1, edges.size - 1, further, (x != x).astype(jnp.int32))
 
 
 def _quantiles(confidence: Array, weight: Array, bins: int) -> Array:
@@ -579,19 +588,22 @@ def _and_then(x: Array, last: float) -> Array:
 
 
 def _first_at_least(targets: Array, ascending: Array) -> Array:
-    """The index of the first number that is at least each target; their number, where none is.
+    """The index of the first number that is at least each target; one of them is.
 
     (jnp.searchsorted starts from constants, which an Explicit mesh refuses under vmap.)
     """
     size = ascending.size
-    if is_symbol(size) or size <= _FEW:
+    if is_symbol(size):
+        # Without a size there is no binary search: all are compared.
         return jnp.sum(ascending[:, None] < targets[None], axis=0, dtype=jnp.int32)
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) // 2
-        enough = (ascending[jnp.minimum(middle, size - 1)] >= targets) | (low == high)
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+        enough = ascending[middle] >= targets
+        return jnp.where(enough, low, jnp.minimum(middle + 1, high)), jnp.where(
+            enough, middle, high
+        )
 
-    none = jnp.zeros(targets.shape, jnp.int32)
-    return lax.fori_loop(0, size.bit_length(), halve, (none, jnp.full_like(none, size)))[0]
+    first = (targets != targets).astype(jnp.int32)
+    return lax.fori_loop(0, size.bit_length(), halve, (first, first + (size - 1)))[0]

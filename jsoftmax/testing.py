@@ -228,9 +228,9 @@ def assert_stable_gradients(
     tangents = [_noise(random, arrays[i]) for i in places]
 
     def run(wide: bool) -> tuple[list[_Row], list[_Row], float | None, float]:
-        """The values, the gradients, and u . (J v) and (u J) . v, in float64 if `wide`.
+        """The values, the gradients, u . (J v) and (u J) . v; in float64 if `wide`.
 
-        None, of a function that has reverse mode only.
+        The third is None where a function has reverse mode only.
         """
 
         def cast(x: ArrayLike, like: jax.Array) -> jax.Array:

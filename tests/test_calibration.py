@@ -799,7 +799,6 @@ def test_vmap_over_an_axis_that_an_explicit_mesh_splits(function: Any) -> None:
 
 
 def test_any_number_of_bins() -> None:
-    """Edges are compared, or searched where they are many: alike."""
     x, labels = data(300, 4)
     p = np.asarray(jsoftmax.softmax(x), np.float64)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
@@ -808,6 +807,17 @@ def test_any_number_of_bins() -> None:
         gaps = [abs((confidence - right)[place == i].sum()) for i in range(bins)]
         got = expected_calibration_error(x, labels, bins=bins)
         np.testing.assert_allclose(got, sum(gaps) / len(x), rtol=1e-4)
+
+
+def test_every_edge_is_in_the_bin_below() -> None:
+    """And the float above it in that above."""
+    for bins in (1, 3, 7, 15, 49, 100, 1000):
+        edges = (np.arange(bins + 1) / bins).astype(np.float32)
+        below = calibration._bin_of(jnp.asarray(edges), jnp.asarray(edges))
+        np.testing.assert_array_equal(below, np.maximum(np.arange(bins + 1) - 1, 0))
+        higher = np.nextafter(edges, np.float32(2))
+        above = calibration._bin_of(jnp.asarray(higher), jnp.asarray(edges))
+        np.testing.assert_array_equal(above, np.minimum(np.arange(bins + 1), bins - 1))
 
 
 @every_case

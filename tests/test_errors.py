@@ -144,7 +144,12 @@ def test_dtypes_without_infinity() -> None:
             )
     x, mask = jnp.asarray(X, jnp.float4_e2m1fn), X > 1
     words = ("mask_logits", "logits", "infinity", x.dtype.name)
-    for infinite in (-np.inf, np.float32(-np.inf), np.float16(np.inf)):
+    for infinite in (
+        -np.inf,
+        np.float32(-np.inf),
+        np.array(np.inf),
+        jnp.bfloat16(1).dtype.type(np.inf),
+    ):
         expect(TypeError, lambda f=infinite: jsoftmax.mask_logits(x, mask, fill=f), *words)
     finite = jsoftmax.mask_logits(jnp.asarray(X, jnp.float8_e4m3fn), X > 1, fill=-9.0)
     assert (np.asarray(finite, np.float32) == np.where(X > 1, X, -9)).all()

@@ -78,10 +78,13 @@ def test_explicit_with_the_batch_split(entry: Entry, static: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize("length", [100, 2500])
-@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
-def test_vmap_over_an_axis_that_an_explicit_mesh_splits(entry: Entry, length: int) -> None:
+@pytest.mark.parametrize(("entry", "static"), CASES)
+def test_vmap_over_an_axis_that_an_explicit_mesh_splits(
+    entry: Entry, static: dict[str, str], length: int
+) -> None:
     """As a server draws, with a key a row; and a gradient a row."""
-    keys, settings = jax.random.split(jax.random.key(4), BATCH), entry.setting()
+    keys = jax.random.split(jax.random.key(4), BATCH)
+    settings: dict[str, Any] = entry.setting() | static
     x = X[:, :length]
 
     def of_row(key: jax.Array, x: jax.Array) -> Any:

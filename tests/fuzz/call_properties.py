@@ -116,7 +116,8 @@ def sharded_equals_dense(entry: Entry, batch: Batch, settings: Numbers) -> Verdi
         return drawn_alike(entry, got, want, batch, settings, facts)
     want = outcome(entry, batch.x, batch.where, settings)
     wrong, rounding = alike(entry, got, want, batch, settings, facts)
-    return Verdict(facts.sound | facts.broken, wrong, rounding)
+    # Whether a denormal counts as zero differs between programs, and so small a T makes much of it.
+    return Verdict((facts.sound & ~facts.flushes) | facts.broken, wrong, rounding)
 
 
 def drawn_alike(
