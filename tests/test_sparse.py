@@ -307,7 +307,7 @@ def test_the_gradient_of_short_rows_is_rounded_a_few_times() -> None:
     wide = g.astype(np.float64)
     unit = np.abs(wide) + np.abs(wide).mean(-1, keepdims=True)
     (got,) = jax.jit(lambda x, g: jax.vjp(sparsemax, x)[1](g))(x * np.float32(1e-3), g)
-    errors = np.abs(got - (wide - wide.mean(-1, keepdims=True))) / unit
+    errors = np.abs(np.asarray(got) - (wide - wide.mean(-1, keepdims=True))) / unit
     assert errors.max() < 1.0 * 2.0**-23
 
 
