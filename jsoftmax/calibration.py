@@ -566,7 +566,7 @@ def _bin_of(x: Array, edges: Array) -> Array:
         return place + (x > edges[i]).astype(jnp.int32)
 
     # One edge after the other: nothing is stored of examples times edges, or looked up.
-    return lax.fori_loop(1, edges.size - 1, further, (x != x).astype(jnp.int32))
+    return lax.fori_loop(1, edges.size - 1, further, jnp.zeros_like(x, jnp.int32))
 
 
 def _quantiles(confidence: Array, weight: Array, bins: int) -> Array:
@@ -601,9 +601,8 @@ def _first_at_least(targets: Array, ascending: Array) -> Array:
         low, high = bounds
         middle = (low + high) // 2
         enough = ascending[middle] >= targets
-        return jnp.where(enough, low, jnp.minimum(middle + 1, high)), jnp.where(
-            enough, middle, high
-        )
+        low = jnp.where(enough, low, jnp.minimum(middle + 1, high))
+        return low, jnp.where(enough, middle, high)
 
-    first = (targets != targets).astype(jnp.int32)
+    first = jnp.zeros_like(targets, jnp.int32)
     return lax.fori_loop(0, size.bit_length(), halve, (first, first + (size - 1)))[0]

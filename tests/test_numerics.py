@@ -288,10 +288,16 @@ def test_table_of_errors(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ours) == len(numerics.jobs())
     tables = [committed(path.read_text(encoding="utf-8")) for path in TABLES]
     for job, largest in ours.items():
-        # Of other rows, and on another processor.
-        most = 1.1 * max(table[job, dtype][0] for table in tables)
-        assert largest <= max(most, 0.51), f"{job}: {largest:.2f}"
+        gradient = job.endswith("gradient")
+        if dtype in ("float16", "bfloat16") and not (gradient and job.startswith(FROM_ROUNDED)):
+            most = 0.5 if gradient and dtype == "bfloat16" else 0.51
+        else:
+            # Of other rows, and on another processor.
+            most = 1.1 * max(table[job, dtype][0] for table in tables)
+        if (job, dtype) == ("sparsemax", "float32"):
+            most = 1.1
+        assert largest <= most, f"{job}: {largest:.2f}"
     # A peer that is known to round more: the measure sees it.
     peer = found["softmax", dtype, "jax"].largest
-    assert peer > 5
+    assert peer > (5 if dtype == "float16" else 30)
     assert "softmax, gradient" in numerics.table(found)
