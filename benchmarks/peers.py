@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +109,19 @@ def bisect_entmax(logits: Array, alpha: Array) -> Array:
     return p / jnp.sum(p, axis=-1, keepdims=True)
 
 
+PACKAGES = ("distrax", "optax", "torch", "transformers")
+"""Whose functions are measured too where they are installed."""
+
+
+def versions() -> str:
+    """The installed packages among them: ", optax 0.2.8, ...", or nothing."""
+    found = ""
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found += f", {package} {metadata.version(package)}"
+    return found
+
+
 def installed(rows: int) -> dict[str, dict[str, Callable[[np.ndarray], Callable[[], object]]]]:
     """Peers of other packages, where installed: by job and name, a call made from the logits."""
     found: dict[str, dict[str, Callable[[np.ndarray], Callable[[], object]]]] = {}
@@ -153,7 +167,12 @@ def installed(rows: int) -> dict[str, dict[str, Callable[[np.ndarray], Callable[
 
         add("softmax", "torch", softmax)
         with suppress(ImportError):
-            from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+            from transformers import (
+                MinPLogitsWarper,
+                TemperatureLogitsWarper,
+                TopKLogitsWarper,
+                TopPLogitsWarper,
+            )
 
             def warped(*warpers: Callable[..., object]) -> Callable[..., Callable[[], object]]:
                 def prepare(logits: np.ndarray) -> Callable[[], object]:
@@ -171,6 +190,6 @@ def installed(rows: int) -> dict[str, dict[str, Callable[[np.ndarray], Callable[
 
             scale, top_p = TemperatureLogitsWarper(0.8), TopPLogitsWarper(0.95)
             add("sample, top-p", "transformers", warped(scale, top_p))
-            three = warped(scale, TopKLogitsWarper(50), top_p)
-            add("sample, top-k, top-p, min-p", "transformers, no min-p", three)
+            three = warped(scale, TopKLogitsWarper(50), top_p, MinPLogitsWarper(0.02))
+            add("sample, top-k, top-p, min-p", "transformers", three)
     return found

@@ -272,14 +272,16 @@ def main() -> None:
     restart_pinned(arguments.cores)
     import jax
 
+    import growth
+    import peers
+
     cores = f"{arguments.cores} core" + "s" * (arguments.cores > 1)
     command = "benchmarks/run.py" + " --quick" * arguments.quick
     command += f" --cores {arguments.cores}" * (arguments.cores > 1)
     about = (
-        f"{processor()}, {cores}; Python {platform.python_version()}, jax {jax.__version__}; "
-        f"{command}"
+        f"{processor()}, {cores}; Python {platform.python_version()}, jax {jax.__version__}"
+        f"{peers.versions()}; {command}"
     )
-    import growth
 
     timings = measure(quick=arguments.quick)
     tables = [Table(about, HEADERS, summary(timings))]

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.fuzz.strategies import Batch, Numbers, bad
-from tests.fuzz.traits import traits
+from tests.fuzz.traits import entrywise, traits
 from tests.layouts import Layout
 from tests.reference import Row
 from tests.registry import Entry
@@ -19,21 +19,26 @@ from tests.registry import Entry
 KEY = 7
 
 
+def leaves(entry: Entry, result: Any) -> list[Any]:
+    """One array, or a token and its log-probability."""
+    return list(result) if entry.pair else [result]
+
+
 def _outcome(entry: Entry, result: Any) -> list[Row]:
     """The results as NumPy arrays, half precision as it is."""
-    return [np.asarray(leaf) for leaf in (result if entry.pair else (result,))]
+    return [np.asarray(leaf) for leaf in leaves(entry, result)]
 
 
 @functools.cache
 def _compiled(entry: Entry, static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    def call(x: jax.Array, where: jax.Array, settings: Any) -> Any:
+    def call(x: jax.Array, where: jax.Array | None, settings: Any) -> Any:
         key = jax.random.key(KEY)
         return entry(x, key=key, where=where, **settings, **dict(static))
 
     return jax.jit(call)
 
 
-def outcome(entry: Entry, x: Row, where: Row, settings: Numbers, **static: Any) -> list[Row]:
+def outcome(entry: Entry, x: Row, where: Row | None, settings: Numbers, **static: Any) -> list[Row]:
     """What it returns, compiled: a list of one array, or of a token and its log-probability."""
     compiled = _compiled(entry, tuple(static.items()))
     return _outcome(entry, compiled(x, where, settings))
@@ -64,7 +69,8 @@ def _differentiated(entry: Entry) -> Callable[..., Any]:
     ) -> Any:
         def function(x: jax.Array, temperature: jax.Array | None) -> jax.Array:
             numbers = settings | ({"temperature": temperature} if heated else {})
-            y = entry(x, key=jax.random.key(KEY), where=where, **numbers)
+            # Of a draw that is the log-probability: the token is a constant.
+            *_, y = leaves(entry, entry(x, key=jax.random.key(KEY), where=where, **numbers))
             # What is infinite is a constant, and would meet 0 * inf here.
             return jnp.where(jnp.isfinite(y), y, 0)
 
@@ -83,7 +89,7 @@ def _differentiated(entry: Entry) -> Callable[..., Any]:
 def derivatives(entry: Entry, batch: Batch, settings: Numbers) -> tuple[Row, Row, Row, Row]:
     """The cotangent, the tangent of the result, and the gradients by the logits and by T."""
     cotangent = batch.cotangent
-    if traits(entry).shape == "number":
+    if not entrywise(traits(entry)):
         cotangent = cotangent[:, 0]
     along = batch.tangent, batch.slope
     found = _differentiated(entry)(batch.x, batch.where, settings, along, cotangent)

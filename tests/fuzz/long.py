@@ -1,7 +1,7 @@
 """The long mode: every property of every function over seeded batches, until enough rows are met.
 
     python -m tests.fuzz.long --rows 10000000 --report tests/fuzz/report.md
-    python -m tests.fuzz.long --again FUNCTION PROPERTY SEED ROWS LENGTH
+    python -m tests.fuzz.long --again FUNCTION PROPERTY SEED ROWS LENGTH DTYPE
 
 The second runs one batch again, as a violation names it. A row is counted once for each function
 and property that has something to say about it.
@@ -33,15 +33,17 @@ from tests.fuzz.traits import EVERY
 from tests.registry import Entry
 from tests.revision import revision
 
-SHAPES = {1: (2048, 0.1), 7: (4096, 0.5), 130: (1024, 0.38), 2051: (64, 0.02)}
+SHAPES = {1: (2048, 0.1), 7: (4096, 0.5), 130: (1024, 0.35), 2051: (64, 0.02)}
 """For each length of a row, the rows of a batch and its share of all rows.
 
 The last is one of those that are summed and searched in blocks.
 """
-OWN = {7: (2048, 0.6), 130: (512, 0.38), 2051: (64, 0.02)}
+OWN = {7: (2048, 0.6), 130: (512, 0.35), 2051: (64, 0.02)}
 """Where a property has programs of its own."""
-SPLIT = {7: (1024, 0.9), 2051: (64, 0.1)}
+SPLIT = {7: (1024, 0.87), 2051: (64, 0.1)}
 """Where these are for meshes, of three kinds."""
+DOUBLE = {130: (256, 0.03)}
+"""In float64."""
 LEAST = 10_000
 """Rows for the properties that are slow, and the least for any."""
 SLOW = {"as_the_reference_says", "sharded_equals_dense", "jit_equals_eager"}
@@ -76,15 +78,17 @@ def run(entry: Entry, prop: Property, quota: int, first_seed: int) -> tuple[Coun
     due = 0.0
     seed = first_seed
     shapes = SPLIT if prop.name == "sharded_equals_dense" else SHAPES if prop.light else OWN
-    for length, (n, share) in shapes.items():
-        due += share * quota
-        patience = 1 + PATIENCE * math.ceil(share * quota / n)
-        while count.checked < due and patience:
-            found, message = examine(entry, prop, at_random(seed, n, length))
-            count += found
-            if message and len(told) < 3:
-                told.append(message)
-            seed, patience = seed + 1, patience - 1
+    for dtype, some in ((np.float32, shapes), (np.float64, DOUBLE)):
+        for length, (n, share) in some.items():
+            due += share * quota
+            patience = 1 + PATIENCE * math.ceil(share * quota / n)
+            while count.checked < due and patience:
+                with jax.enable_x64(dtype == np.float64):
+                    found, message = examine(entry, prop, at_random(seed, n, length, dtype))
+                count += found
+                if message and len(told) < 3:
+                    told.append(message)
+                seed, patience = seed + 1, patience - 1
     return count, told
 
 
@@ -189,8 +193,8 @@ def write(results: Cells, violations: list[str], given: argparse.Namespace, minu
         f"- {total.rounding} rows decided by rounding",
         f"- {len(EVERY)} functions, {len(PROPERTIES)} properties, {len(results)} cells",
         f"- the least in a cell: {results[fewest].checked:,} (`{fewest[0]}`, `{fewest[1]}`)",
-        f"- rows of {', '.join(map(str, SHAPES))} entries, of {len(CLASSES)} classes; float32, and",
-        "  for one property bfloat16 and float16",
+        f"- rows of {', '.join(map(str, SHAPES))} entries, of {len(CLASSES)} classes, float32; of",
+        f"  {', '.join(map(str, DOUBLE))} in float64; for one property bfloat16 and float16",
         f"- `python -m tests.fuzz.long --rows {given.rows} --seed {given.seed}`",
         f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC: {minutes:.1f} minutes in",
         f"  {given.processes} processes, on {os.cpu_count()} CPU cores ({platform.machine()})",
@@ -215,11 +219,12 @@ def write(results: Cells, violations: list[str], given: argparse.Namespace, minu
     return "\n".join(lines)
 
 
-def again(function: str, name: str, seed: str, n: str, length: str) -> None:
+def again(function: str, name: str, seed: str, n: str, length: str, dtype: str) -> None:
     """One batch, which raises for its first row that breaks the property."""
     (entry,) = (entry for entry in EVERY if entry.name == function)
     (prop,) = (prop for prop in PROPERTIES if prop.name == name)
-    print(check(entry, prop, at_random(int(seed), int(n), int(length))))
+    with jax.enable_x64(dtype == "float64"):
+        print(check(entry, prop, at_random(int(seed), int(n), int(length), np.dtype(dtype))))
 
 
 def main() -> int:
@@ -229,7 +234,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--report", type=Path)
     parser.add_argument("--state", type=Path, help="a folder to go on from after an interruption")
-    parser.add_argument("--again", nargs=5)
+    parser.add_argument("--again", nargs=6)
     given = parser.parse_args()
     strict()
     if given.again:

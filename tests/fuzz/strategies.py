@@ -37,7 +37,7 @@ class Batch:
     levels: Mapping[str, Row]
     """What the settings are made from, by their order: see `numbers`."""
     permutation: Row
-    """Of the columns; the second, which is the label of the losses, stays."""
+    """Of the columns; the first two, the labels of the losses, stay."""
     kept: Row
     """The columns that are not removed, the first two among them."""
     shift: Row
@@ -176,7 +176,7 @@ def make(seed: int, names: Sequence[str], length: int, dtype: Any = np.float32) 
     density = random.choice([1.0, 1.0, 1.0, 1.0, 0.9, 0.5, 0.2, 0.0], (n, 1), p=[0.13] * 7 + [0.09])
     where = random.random((n, length)) < density
     x = np.where(where | (random.random((n, 1)) < 0.5), x, bits(random, n, length))
-    movable = np.delete(np.arange(length), 1 if length > 1 else [])
+    movable = np.arange(2, length)
     permutation = np.arange(length)
     permutation[movable] = random.permutation(movable)
     kept = np.arange(length)

@@ -71,13 +71,9 @@ def test_property_of_other_lengths(entry: Entry, prop: Property, shape: tuple[in
     run()
 
 
-@pytest.mark.parametrize("name", ["softmax", "entmax", "logsumexp", "top_p_mask"])
-def test_properties_in_float64(name: str) -> None:
-    (entry,) = (entry for entry in EVERY if entry.name == name)
+@pytest.mark.parametrize("entry", EVERY, ids=str)
+def test_properties_in_float64(entry: Entry) -> None:
     light = [prop for prop in properties_of(entry, PROPERTIES) if prop.light]
-    if name == "entmax":
-        # Of rows this short the reference is a bisection in longdouble, which is no faster here.
-        light.remove(NAMED["as_the_reference_says"])
     with jax.enable_x64(True):
         for prop in light:
             for seed in range(4):
@@ -260,6 +256,51 @@ def ignoring_the_mask(key: Any, x: Any, *, axis: int = -1, where: Any, **setting
     return jsoftmax.sample(key, x, axis=axis)
 
 
+def along_the_last_axis(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    """Another axis is laid there, but not moved."""
+    size, shape = x.shape[axis], x.shape
+    x, where = (jnp.reshape(of, (-1, size)) for of in (x, where))
+    y = jsoftmax.softmax(x, where=where, temperature=temperature.reshape(-1))
+    return y.reshape(shape)
+
+
+def with_another_number(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    """Of all rows it is another than of each."""
+    if jnp.ndim(temperature) == 0:
+        temperature = 1.001 * temperature
+    return jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+
+
+def with_another_integer(x: Any, k: Any, *, axis: int = -1, where: Any = None) -> jax.Array:
+    if jnp.issubdtype(jnp.result_type(k), jnp.integer):
+        k = jnp.maximum(k - 1, 1)
+    return jsoftmax.top_k_mask(x, k, axis=axis, where=where)
+
+
+def with_one_mask(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    """One that is broadcast lets the first entry in."""
+    if where is not None and where.size < x.size:
+        where = jnp.broadcast_to(where, x.shape).at[:, 0].set(True)
+    return jsoftmax.softmax(x, axis, where=where, temperature=temperature)
+
+
+@jax.custom_batching.custom_vmap
+def drawn_from_one_key(key: Any, x: Any, where: Any) -> jax.Array:
+    return jsoftmax.sample(key, x, where=where)
+
+
+@drawn_from_one_key.def_vmap
+def _(size: int, split: Any, keys: Any, x: Any, where: Any) -> tuple[jax.Array, bool]:
+    """The first row's key serves all."""
+    del size, split
+    return jsoftmax.sample(keys[0], x, where=where), True
+
+
+def of_one_key(key: Any, x: Any, *, axis: int = -1, where: Any, **settings: Any) -> Any:
+    del axis, settings
+    return drawn_from_one_key(key, x, where)
+
+
 def k_mask(call: Callable[..., Any], *, ties: bool = False) -> Fake:
     row, values = reference.top_k_row, {"k": (2.0, 4.0, 0.0)}
     return Fake("broken", "mask", row, values, {"k": 0.0}, required=True, call=call, ties=ties)
@@ -303,6 +344,14 @@ BROKEN = {
     "a mask that drops a tie": (
         k_mask(dropping_a_tie), "equal_entries_alike permuted_alike as_the_reference_says"),
     "a mask that is not monotone": (k_mask(with_another_k), "monotone as_the_reference_says"),
+    "an axis that is not moved": (softmax_like(along_the_last_axis), "along_any_axis"),
+    "one number that is another": (softmax_like(with_another_number), "settings_of_any_form"),
+    "an integer that is another": (k_mask(with_another_integer), "settings_of_any_form"),
+    "a mask for all rows that is another": (softmax_like(with_one_mask), "masks_of_any_form"),
+    "draws that depend on the other rows' keys": (
+        Fake("broken", "token", reference.truncation_row, TRUNCATION, TRUNCATION_OFF,
+             keyed=True, call=of_one_key),
+        "vmapped_alike"),
     "a draw that ignores the mask": (
         Fake("broken", "token", reference.truncation_row, TRUNCATION, TRUNCATION_OFF,
              keyed=True, call=ignoring_the_mask),

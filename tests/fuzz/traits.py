@@ -10,8 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.reference import Row, log_softmax_row
-from tests.registry import LOSS, LOSS_OFF, ONE, REGISTRY, TEMPERATURE, Entry, cross_entropy_row
+from tests.reference import Row, cross_entropy_row, fenchel_young_row, log_softmax_row
+from tests.registry import (
+    LOSS,
+    LOSS_OFF,
+    ONE,
+    REGISTRY,
+    TEMPERATURE,
+    Entry,
+    second_class,
+)
+from tests.registry import cross_entropy_row as of_the_second_class
 
 Shape = Literal["simplex", "log", "scaled", "number", "mask", "token"]
 
@@ -29,28 +38,22 @@ class Fake(Entry):
 
 
 def from_linear(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of hidden states and a weight as one of logits: one hidden state a row, 1, and the
-    logits as its weight."""
+    """A function of hidden states and a weight as one of logits [N, V]: the hidden state of each
+    row is two halves, and its weight has the logits twice."""
 
     def of_logits(
-        logits: Any,
-        *,
-        axis: int = -1,
-        where: Any = None,
-        axis_name: Any = None,
-        **settings: Any,
+        logits: Any, *, where: Any = None, axis_name: Any = None, **settings: Any
     ) -> jax.Array:
         x = jnp.asarray(logits)
-        if axis not in (-1, x.ndim - 1) or x.ndim != 2:
-            raise ValueError(f"logits must be [N, V] with the last axis, got {x.shape}, {axis}")
         if where is not None:
             x = jnp.where(where, x, -jnp.inf)
 
         def of_row(row: jax.Array, numbers: dict[str, jax.Array]) -> jax.Array:
             # A shard holds at least two entries.
             label = jnp.int32(min(1, row.size - 1))
-            hidden = jnp.ones((1,), row.dtype)
-            return function(hidden, row[None], label, axis_name=axis_name, **numbers)
+            hidden = jnp.full((2,), 0.5, row.dtype)
+            weight = jnp.stack([row, row])
+            return function(hidden, weight, label, axis_name=axis_name, **numbers)
 
         numbers = {name: jnp.broadcast_to(value, len(x)) for name, value in settings.items()}
         return jax.vmap(of_row)(x, numbers).astype(x.dtype)
@@ -58,32 +61,77 @@ def from_linear(function: Callable[..., Any]) -> Callable[..., Any]:
     return of_logits
 
 
+def of_soft_labels(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss of labels as one of logits, with a distribution over the first two classes."""
+
+    def of_logits(
+        logits: Any, *, axis: int = -1, axis_name: Any = None, **keywords: Any
+    ) -> jax.Array:
+        x = jnp.asarray(logits)
+        place = axis % x.ndim
+        labels = jnp.asarray(soft_label(x.shape[place]), x.dtype)
+        if axis_name is not None:
+            # The first shard holds both.
+            labels *= jnp.asarray(jax.lax.axis_index(axis_name) == 0, x.dtype)
+        labels = jnp.expand_dims(labels, [other for other in range(x.ndim) if other != place])
+        labels = jnp.broadcast_to(labels, x.shape)
+        return function(x, labels, axis=axis, axis_name=axis_name, **keywords)
+
+    return of_logits
+
+
+def soft_label(size: int) -> Row:
+    """A quarter and three quarters, in so many classes."""
+    return np.ones(1) if size == 1 else np.pad([0.25, 0.75], (0, size - 2))
+
+
 def second_log_prob_row(x: Row, where: Row, temperature: float = 1.0) -> float:
     return log_softmax_row(x, where, temperature)[min(1, x.size - 1)]
 
 
+SOFT: dict[str, Callable[..., float]] = {
+    "cross_entropy": lambda x, where, *settings: cross_entropy_row(
+        x, where, soft_label(x.size), *settings
+    ),
+    "fenchel_young_loss": lambda x, where, *settings: fenchel_young_row(
+        x, where, *settings, y=soft_label(x.size)
+    ),
+}
 LINEAR = {
-    "linear_cross_entropy": (cross_entropy_row, LOSS, LOSS_OFF),
+    "linear_cross_entropy": (of_the_second_class, LOSS, LOSS_OFF),
     "linear_log_prob": (second_log_prob_row, TEMPERATURE, ONE),
 }
 
 
-def fuzzed(entry: Entry) -> Entry | None:
-    """The entry as it is fuzzed: over an axis of logits; None for one that has no such form."""
+def fuzzed(entry: Entry) -> list[Entry]:
+    """The entry as it is fuzzed, over an axis of logits: one that has no such form is not."""
     if entry.kind == "linear":
         call = from_linear(entry.function)
-        return Fake(
-            entry.name,
-            "reduction",
-            *LINEAR[entry.name],
-            differentiable=True,
-            call=call,
-            reverse_only=True,
+        return [
+            Fake(
+                entry.name,
+                "reduction",
+                *LINEAR[entry.name],
+                differentiable=True,
+                call=call,
+                reverse_only=True,
+            )
+        ]
+    if entry.beside is second_class:
+        soft = Fake(
+            f"{entry.name}_of_soft_labels",
+            entry.kind,
+            SOFT[entry.name],
+            entry.settings,
+            entry.off,
+            differentiable=entry.differentiable,
+            call=of_soft_labels(entry.function),
         )
-    return entry if "axis" in inspect.signature(entry.function).parameters else None
+        return [entry, soft]
+    return [entry] if "axis" in inspect.signature(entry.function).parameters else []
 
 
-EVERY = tuple(found for entry in REGISTRY if (found := fuzzed(entry)) is not None)
+EVERY = tuple(form for entry in REGISTRY for form in fuzzed(entry))
 (SCALE,) = (entry for entry in REGISTRY if entry.name == "temperature_scale")
 (LOG_SOFTMAX,) = (entry for entry in REGISTRY if entry.name == "log_softmax")
 
@@ -103,10 +151,17 @@ class Traits:
     """Whether a mask grows with a setting, or shrinks."""
     idempotent: tuple[str, ...]
     """The settings that a mask can be applied with twice, as once."""
+    axis: bool
+    """Whether the axis may be chosen."""
     sharded: bool
     derivatives: bool
-    """Whether it has some, in reverse mode at least."""
+    """Whether it has some, in reverse mode at least; a log-probability has, of a draw."""
     forward: bool
+
+
+def entrywise(traits: Traits) -> bool:
+    """Whether there is a result for every entry."""
+    return traits.shape in ("simplex", "log", "scaled", "mask")
 
 
 QUIET = "z_loss"
@@ -137,8 +192,9 @@ def traits(entry: Entry) -> Traits:
         upward=mask and _is_upward(entry),
         growing={name: _grows(entry, name) for name in _cuts(entry) if mask},
         idempotent=tuple(name for name in _cuts(entry) if mask and _is_idempotent(entry, name)),
+        axis="axis" in parameters,
         sharded="axis_name" in parameters,
-        derivatives=entry.differentiable or entry.kind == "relaxed",
+        derivatives=entry.differentiable or entry.kind == "relaxed" or entry.pair,
         forward=not getattr(entry, "reverse_only", False),
     )
 

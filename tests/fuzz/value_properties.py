@@ -6,16 +6,11 @@ from tests.fuzz.calls import Facts, flushed, outcome, value
 from tests.fuzz.properties import Verdict, holds_for
 from tests.fuzz.strategies import Batch, Numbers
 from tests.fuzz.tolerance import LARGEST_CHANGE, differs, tolerance, unequal
-from tests.fuzz.traits import QUIET, SCALE, Traits, traits
+from tests.fuzz.traits import QUIET, SCALE, entrywise, traits
 from tests.reference import Row
 from tests.registry import Entry
 
 NOISE_FREE = ("simplex", "log", "scaled", "number")
-
-
-def entrywise(traits: Traits) -> bool:
-    """Whether there is a result for every entry."""
-    return traits.shape in ("simplex", "log", "scaled", "mask")
 
 
 def open_to_rounding(

@@ -1,0 +1,156 @@
+"""Properties of the forms of one call: where the axis lies, settings and masks of fewer dimensions,
+rows one by one. None of them changes a result."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.fuzz.call_properties import alike
+from tests.fuzz.calls import KEY, Facts, leaves, outcome
+from tests.fuzz.properties import Verdict, holds_for
+from tests.fuzz.strategies import Batch, Numbers
+from tests.fuzz.traits import entrywise, traits
+from tests.reference import Row
+from tests.registry import Entry
+
+GROUP = 16
+"""So many rows have one setting, or one mask."""
+ALONE = 16
+"""So many rows of a batch are called one by one."""
+PLACES = ((1, 0), (2, 1), (2, -3), (2, 2), (3, 1), (3, -3))
+"""The dimensions of the batch, and where among them the classes are."""
+WHOLE = ("k", "top_k")
+"""Settings that may be integers."""
+
+
+def compared(
+    entry: Entry, got: list[Row], batch: Batch, settings: Numbers, where: Row | None = None
+) -> Verdict:
+    """With a call on the whole batch, [N, V], with a setting a row and a mask an entry."""
+    where = batch.where if where is None else where
+    facts = Facts(batch.x, where, settings)
+    want = outcome(entry, batch.x, where, settings)
+    wrong, rounding = alike(entry, got, want, batch, settings, facts)
+    return Verdict(facts.sound | facts.broken, wrong, rounding, settings)
+
+
+# --- the axis --------------------------------------------------------------------------------
+
+
+@functools.cache
+def _along(entry: Entry, shape: tuple[int, ...], axis: int) -> Callable[..., Any]:
+    def call(x: jax.Array, where: jax.Array, settings: Any) -> Any:
+        x, where = (jnp.moveaxis(of.reshape(*shape, of.shape[-1]), -1, axis) for of in (x, where))
+        settings = {name: number.reshape(shape) for name, number in settings.items()}
+        key = jax.random.key(KEY)
+        found = leaves(entry, entry(x, key=key, where=where, axis=axis, **settings))
+        if entrywise(traits(entry)):
+            found = [jnp.moveaxis(y, axis, -1) for y in found]
+        return [y.reshape(-1, *y.shape[len(shape) :]) for y in found]
+
+    return jax.jit(call)
+
+
+@holds_for(lambda _, traits: traits.axis, light=False)
+def along_any_axis(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """The classes may lie along any axis of an array of any rank."""
+    dimensions, axis = PLACES[batch.seed % len(PLACES)]
+    quarter = len(batch.x) // 4
+    shape = {1: (4 * quarter,), 2: (4, quarter), 3: (2, quarter, 2)}[dimensions]
+    got = _along(entry, shape, axis)(batch.x, batch.where, settings)
+    return compared(entry, [np.asarray(y) for y in got], batch, settings)
+
+
+# --- settings --------------------------------------------------------------------------------
+
+Called = tuple[Numbers, list[Row]]
+"""Each row's settings, and what the other form of them gave."""
+
+
+def as_one(entry: Entry, batch: Batch, settings: Numbers) -> Called:
+    """One for all rows of a group: a 0-d array, or an array of one entry."""
+    n, shape = len(batch.x), ((), (1,))[batch.seed // len(FORMS) % 2]
+    # Where there is noise, the rows of another batch have other noise.
+    size = n if entry.keyed else GROUP
+    settings = {name: np.repeat(number[::size], size)[:n] for name, number in settings.items()}
+    parts = []
+    for start in range(0, n, size):
+        rows = slice(start, start + size)
+        one = {name: number[start].reshape(shape) for name, number in settings.items()}
+        parts.append(outcome(entry, batch.x[rows], batch.where[rows], one))
+    return settings, [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def as_python(entry: Entry, batch: Batch, settings: Numbers) -> Called:
+    """Numbers of Python, those of the registry: other programs."""
+    static = entry.setting(batch.seed // len(FORMS) % 3)
+    settings = {name: np.full_like(settings[name], number) for name, number in static.items()}
+    return settings, outcome(entry, batch.x, batch.where, {}, **static)
+
+
+def as_integers(entry: Entry, batch: Batch, settings: Numbers) -> Called:
+    """Those that may be; the others as they are."""
+    integers = {
+        name: np.nan_to_num(settings[name], posinf=1e6).astype(np.int32)
+        for name in WHOLE
+        if name in settings
+    }
+    whole = {name: number.astype(batch.x.dtype) for name, number in integers.items()}
+    return settings | whole, outcome(entry, batch.x, batch.where, settings | integers)
+
+
+FORMS = (as_one, as_python, as_integers)
+
+
+@holds_for(lambda entry, _: bool(entry.settings), light=False)
+def settings_of_any_form(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """One setting for all rows, or for each its own, is the same setting."""
+    settings, got = FORMS[batch.seed % len(FORMS)](entry, batch, settings)
+    return compared(entry, got, batch, settings)
+
+
+# --- masks -----------------------------------------------------------------------------------
+
+
+@holds_for(lambda *_: True, light=False)
+def masks_of_any_form(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """No mask, one for all rows, one entry a row."""
+    form = (None, batch.where[batch.seed % len(batch.x)], batch.where[:, :1])[batch.seed % 3]
+    whole = np.broadcast_to(True if form is None else form, batch.x.shape).copy()
+    return compared(entry, outcome(entry, batch.x, form, settings), batch, settings, whole)
+
+
+# --- rows one by one -------------------------------------------------------------------------
+
+
+@functools.cache
+def _one(entry: Entry, mapped: bool) -> Callable[..., Any]:
+    def call(key: jax.Array, x: jax.Array, where: jax.Array, settings: Any) -> Any:
+        return entry(x, key=key, where=where, **settings)
+
+    return jax.jit(jax.vmap(call) if mapped else call)
+
+
+@holds_for(lambda _, traits: traits.axis, light=False)
+def vmapped_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """Under vmap a row has the result that it has in the batch; with a key a row, that of the row
+    alone."""
+    keys = jax.random.split(jax.random.key(KEY), len(batch.x))
+    given = keys, batch.x, batch.where, settings
+    mapped = [np.asarray(y) for y in leaves(entry, _one(entry, True)(*given))]
+    if not entry.keyed:
+        return compared(entry, mapped, batch, settings)
+    alone = [
+        leaves(entry, _one(entry, False)(*jax.tree.map(lambda of, i=i: of[i], given)))
+        for i in range(ALONE)
+    ]
+    want = [np.stack(of_rows) for of_rows in zip(*alone, strict=True)]
+    facts = Facts(*jax.tree.map(lambda of: of[:ALONE], given[1:]))
+    checked, wrong = np.zeros((2, len(batch.x)), bool)
+    checked[:ALONE] = facts.sound | facts.broken
+    wrong[:ALONE], _ = alike(entry, [y[:ALONE] for y in mapped], want, batch, settings, facts)
+    return Verdict(checked, wrong)
