@@ -35,6 +35,11 @@ class Case:
     settings: Mapping[str, float] = field(default_factory=dict)
     implementation: str = "threefry2x32"
     shards: int = 1
+    mapped: bool = False
+    """Whether each row has a key of its own, by `jax.vmap`."""
+    others: bool = False
+    """Whether after every row stands one with other logits and other settings, which is not
+    counted: then every setting is an array, a number a row."""
     keys: Literal["split", "fold_in", "chain"] = "split"
     """Where the key of a step is from: an entry of one split, the step's number folded into one
     key, or what is left of splitting off one key after the other."""
@@ -48,10 +53,16 @@ class Case:
     def __str__(self) -> str:
         """The name, for pytest's ids and the report."""
         settings = [f"{name}={value:g}" for name, value in self.settings.items()]
-        masked = ["where"] if self.masked else []
-        layout = "dense" if self.shards == 1 else f"{self.shards} shards"
-        parts = [self.sampler, self.dtype, *settings, *masked, self.implementation, layout]
+        flags = [*["where"] * self.masked, *["others"] * self.others]
+        parts = [self.sampler, self.dtype, *settings, *flags, self.implementation, self.layout]
         return ", ".join([*parts, self.row, self.keys])
+
+    @property
+    def layout(self) -> str:
+        """How the rows lie."""
+        if self.shards > 1:
+            return f"{self.shards} shards"
+        return "vmap" if self.mapped else "dense"
 
     @property
     def x64(self) -> bool:
@@ -75,8 +86,7 @@ class Case:
         if self.sampler.startswith("gumbel"):
             # T says how near the draw is to one-hot, not which entry is the largest.
             return reference.over_rows(reference.softmax_row, self.logits, 1.0, where=self.where)
-        off = {"temperature": 1.0, "top_k": 0.0, "top_p": 1.0, "min_p": 0.0}
-        numbers = (off | dict(self.settings)).values()
+        numbers = (OFF | dict(self.settings)).values()
         return reference.over_rows(reference.sampled_row, self.logits, *numbers, where=self.where)
 
     @property
@@ -92,9 +102,9 @@ def row(name: str) -> Row:
 
     In 1040 entries a draw takes its three steps: one of 16 blocks (of 128 and of 2 entries), one of
     a block's two groups, an entry of the group. Each of 4 or 8 shards has blocks of its own. In 40
-    it takes two.
+    it takes two. One has as many entries as a language model.
     """
-    size, rare = {"blocks": (1040, 96), "short": (40, 10)}[name]
+    size, rare = {"blocks": (1040, 96), "short": (40, 10), "vocabulary": (49152, 1000)}[name]
     random = np.random.default_rng(size)
     tail = np.geomspace(*TAIL, rare)
     large = 1 / (np.arange(size - rare) + 2)
@@ -102,6 +112,9 @@ def row(name: str) -> Row:
     return random.permutation(p)
 
 
+OFF = {"temperature": 1.0, "top_k": 0.0, "top_p": 1.0, "min_p": 0.0}
+OTHER = {"temperature": 0.5, "top_k": 7.0, "top_p": 0.4, "min_p": 0.1}
+"""The settings of the rows between."""
 ALL = {"temperature": 0.8, "top_k": 50.0, "top_p": 0.9, "min_p": 0.02}
 HALF_OF_THE_TAIL = {"min_p": 4e-6}
 CASES = (
@@ -130,6 +143,20 @@ CASES = (
         suite=0.3,
     ),
     Case("sample_and_log_prob", dtype="float16", shards=8, keys="chain"),
+    Case("sample", mapped=True, others=True, suite=0.3),
+    Case("sample", settings=ALL, mapped=True, keys="chain"),
+    Case("sample", dtype="bfloat16", settings={"top_p": 0.9}, others=True, keys="fold_in"),
+    Case("sample_and_log_prob", settings={"temperature": 1.7, "top_p": 0.97}, others=True),
+    Case("sample", row="vocabulary", dtype="bfloat16"),
+    Case(
+        "sample",
+        row="vocabulary",
+        settings={"temperature": 0.8, "top_p": 0.95},
+        others=True,
+        share=0.03,
+    ),
+    Case("sample_and_log_prob", row="vocabulary", mapped=True, masked=True),
+    Case("gumbel hard", row="short", mapped=True, others=True),
     Case("gumbel hard", row="short", share=1, suite=0.5),
     Case(
         "gumbel hard", row="short", dtype="bfloat16", masked=True, implementation="rbg", suite=0.5
@@ -154,7 +181,8 @@ CASES = (
     ),
     Case("gumbel soft", row="short", dtype="float64", implementation="unsafe_rbg", keys="chain"),
 )
-"""At least one dense case of each sampler has all draws that are asked for, any other a tenth.
+"""At least one dense case of each sampler has all draws that are asked for, any other a tenth, or
+less where they take long.
 
 Relaxed draws are not drawn in half precision: their values are rounded to it at the end, the two
 largest are then often equal, and which of them is the largest is no longer to be seen.

@@ -2,19 +2,21 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from tests.draws.cases import SAMPLERS, Case
+from tests.draws.cases import OFF, OTHER, SAMPLERS, Case
 from tests.layouts import shards
 from tests.reference import Row
 from tests.registry import REGISTRY
 
 BINS = 16
+AT_ONCE = 2**26
+"""Logits of a call."""
 PAIRS = ("neighbouring rows", "rows half a batch apart", "the same row in successive steps")
 BINNINGS = ("by place", "mixed")
 Draw = Callable[[Array, Array, Array], tuple[Array, Array | None]]
@@ -39,18 +41,36 @@ def sampler_of(case: Case) -> Draw:
     (entry,) = (entry for entry in REGISTRY if entry.name == SAMPLERS[case.sampler])
     settings = dict(case.settings)
 
-    def draw(key: Array, x: Array, where: Array) -> tuple[Array, Array | None]:
+    def once(key: Array, x: Array, where: Array, settings: Any) -> tuple[Array, Array | None]:
         if entry.kind == "relaxed":
             hard = case.sampler == "gumbel hard"
             drawn = entry(x, where=where, key=key, hard=hard, **settings)
             return jnp.argmax(drawn, axis=-1).astype(jnp.int32), None
-        if case.shards == 1:
-            got = entry(x, where=where, key=key, **settings)
-        else:
-            got = shards(case.shards).on_shards(entry, **settings)(x, where, key)
+        got = entry(x, where=where, key=key, **settings)
         return got if entry.pair else (got, None)
 
+    def draw(key: Array, x: Array, where: Array) -> tuple[Array, Array | None]:
+        if case.shards > 1:
+            got = shards(case.shards).on_shards(entry, **settings)(x, where, key)
+            return got if entry.pair else (got, None)
+        numbers: dict[str, Any] = settings
+        if case.others:
+            # The other logits are the same in another order.
+            x, where = (in_turn(of, jnp.roll(of, 100, axis=-1)) for of in (x, where))
+            both = {name: [settings.get(name, OFF[name]), OTHER[name]] for name in entry.settings}
+            numbers = {name: jnp.tile(jnp.array(two), len(x) // 2) for name, two in both.items()}
+        if case.mapped:
+            got = jax.vmap(once)(jax.random.split(key, len(x)), x, where, numbers)
+        else:
+            got = once(key, x, where, numbers)
+        return jax.tree.map(lambda y: y[::2], got) if case.others else got
+
     return draw
+
+
+def in_turn(rows: Array, others: Array) -> Array:
+    """One of these, one of those."""
+    return jnp.stack([rows, others], axis=1).reshape(-1, rows.shape[-1])
 
 
 def bins_of(probability: Row) -> Row:
@@ -78,14 +98,15 @@ def two_keys(case: Case, key: Array, step: Array) -> tuple[Array, Array, Array]:
 
 
 def count(
-    case: Case, draws: int, seed: int = 0, rows: int = 2**16, draw: Draw | None = None
+    case: Case, draws: int, seed: int = 0, rows: int | None = None, draw: Draw | None = None
 ) -> Counts:
     """Draw at least so many tokens, `rows` a call of the sampler, and count them.
 
     Another sampler than the case's may be given: one that should be found out.
     """
     with jax.enable_x64(case.x64):
-        return _count(case, draws, seed, rows, draw or sampler_of(case))
+        rows = rows or min(2**16, AT_ONCE // case.logits.size)
+        return _count(case, draws, seed, 2 * (rows // 2), draw or sampler_of(case))
 
 
 def _count(case: Case, draws: int, seed: int, rows: int, draw: Draw) -> Counts:

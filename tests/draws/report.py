@@ -71,9 +71,9 @@ def of_case(case: Case) -> list[str]:
     return [
         case.sampler,
         case.dtype,
-        ", ".join(settings + ["where"] * case.masked) or "none",
+        ", ".join(settings + ["where"] * case.masked + ["others"] * case.others) or "none",
         case.implementation,
-        "dense" if case.shards == 1 else f"{case.shards} shards",
+        case.layout,
         case.keys,
         f"{np.count_nonzero(case.probability)} of {case.where.size}",
     ]
@@ -165,14 +165,20 @@ def write(results: list[Result], command: str, seed: int) -> str:
 ## Cases
 
 A row has 1040 entries, 96 of them a tail with probabilities of {TAIL[0]:g} to {TAIL[1]:g} before
-the truncation; or, where it says so, 40 with a tail of 10. The others fall as 1 / (rank + 2).
+the truncation; or, where it says so, 40 with a tail of 10, or 49152 with one of 1000. The others
+fall as 1 / (rank + 2).
+
+- **vmap**: each row has a key of its own; else one key serves a call.
+- **others**: every setting is an array, a number a row, and after every row stands one with other
+  logits and other settings, which is not counted.
 
 - **kept**: entries that the truncation leaves, by the float64 reference. Others are never drawn:
   one such draw is an alarm.
 - **fit**: chi-square over all kept entries; those that expect fewer than {FEWEST:g} draws are one
   cell.
 - **least entry**, **least tail entry**: the smallest of the exact two-sided binomial p-values of
-  the entries, each a test of its own (of n the smallest is about 1 / n).
+  the entries that expect as many draws, and of every one of the tail, each a test of its own (of n
+  the smallest is about 1 / n).
 - **whole tail**: binomial, the draws of the whole tail. Each tail entry is tested once more by its
   draws in all cases together.
 - **least independence**: the smallest of six chi-squares of joint tables of {BINS} x {BINS} bins

@@ -54,7 +54,7 @@ def judge(case: Case, counts: Counts) -> list[Verdict]:
         Verdict("fit", "chi-square of all entries", p_value(tokens, probability, FEWEST)),
     ]
     rare = set(tail.tolist())
-    kept = np.flatnonzero(probability)
+    kept = np.union1d(np.flatnonzero(total * probability >= FEWEST), tail)
     for i, p in zip(kept, two_sided(tokens[kept], total, probability[kept]), strict=True):
         drawn = f"entry {i}: {tokens[i]} draws, {total * probability[i]:.1f} expected"
         tests.append(Verdict("tail entry" if i in rare else "entry", drawn, float(p)))
