@@ -11,12 +11,14 @@ from typing import ParamSpec
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 import jsoftmax
 from jsoftmax import plot, testing
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RESULTS = ROOT / "benchmarks" / "results"
 NUMBER = re.compile(r"-?(?:\d+\.\d*|\.\d+|\d+)(?:e[+-]?\d+)?")
 
 
@@ -52,6 +54,31 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
         (text.count("\n", 0, match.start(1)), match[1])
         for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     ]
+
+
+def shown(number: float) -> str:
+    """As the README has it."""
+    return f"{number:.1f}" if number < 10 else f"{number:.0f}"
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    pages = [path.stem.removeprefix("jax-") for path in RESULTS.glob("jax-*.md")]
+    newest = max((version for version in pages if "cores" not in version), key=Version)
+    text = (RESULTS / f"jax-{newest}.md").read_text(encoding="utf-8")
+    measured = {
+        (cells[0], cells[1]): (shown(float(cells[6])), shown(float(cells[3])))
+        for line in text.split("\n\n")[1].splitlines()[2:]
+        if (cells := [cell.strip() for cell in line.strip("|").split("|")])
+    }
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"jax {newest}," in page
+    rows = re.findall(r"^\| (`.*) \| ([\d.]+) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 9
+    for job, softmaxes, beside in rows:
+        for peer, factor in re.findall(r"([^:;]+): ([\d.]+)", beside):
+            kinds = ("bisection", "sort", "categorical", "jax")
+            kind = next(kind for kind in kinds if kind in peer)
+            assert measured[job.replace("`", ""), kind] == (softmaxes, factor), job
 
 
 BLOCKS = [
