@@ -3,6 +3,7 @@
 import inspect
 import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from jsoftmax._reduce import row_cumsum
 from jsoftmax._sparse_root import solve
 from jsoftmax._typing import Along
 from tests import reference
+from tests.mutation.tests_of import TESTS_OF
 
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:
@@ -352,3 +354,9 @@ def test_entmax_of_alpha_one_has_a_temperature() -> None:
     got = jsoftmax.entmax(x, alpha=1, temperature=0.5)
     np.testing.assert_allclose(got, softmax(2 * x), rtol=1e-5)
     np.testing.assert_allclose(jsoftmax.entmax(x, alpha=1), softmax(x), rtol=1e-5)
+
+
+def test_mutants_of_every_module_meet_tests() -> None:
+    """But of those that hold names alone."""
+    modules = {path.stem for path in Path(jsoftmax.__file__).parent.glob("*.py")}
+    assert set(TESTS_OF) == modules - {"__init__", "_typing", "plot"}

@@ -36,7 +36,7 @@ def names_of(body: list[ast.stmt], prefix: str) -> Iterator[str]:
 @pytest.mark.parametrize("world", worlds.WORLDS)
 def test_what_is_declared_exists(world: str) -> None:
     existing: set[str] = set()
-    for path in TESTS.glob("test_*.py"):
+    for path in TESTS.rglob("test_*.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         existing.update(names_of(body, path.stem.removeprefix("test_")))
     assert worlds.EXCEPTIONS.keys() == worlds.WORLDS.keys()

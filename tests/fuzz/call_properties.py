@@ -89,7 +89,7 @@ def alike(
     """Rows in which two ways to call differ, and those where rounding decides about an entry."""
     of = traits(entry)
     if of.shape == "mask":
-        return open_to_rounding(entry, got[0], want[0], batch.x, batch.where, settings)
+        return open_to_rounding(entry, got[0], want[0], batch.x, facts.where, settings)
     if of.shape == "token":
         wrong = unequal(got[0], want[0])
         for a, b in zip(got[1:], want[1:], strict=True):
@@ -105,7 +105,7 @@ def sharded_equals_dense(entry: Entry, batch: Batch, settings: Numbers) -> Verdi
     facts = Facts(batch.x, batch.where, settings)
     if batch.length == 1:
         return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))
-    layout = LAYOUTS[batch.seed % len(LAYOUTS)]
+    layout = batch.one_of(LAYOUTS, entry)
     if entry.kind == "token" and layout.batch is not None:
         # Each part of the batch draws from the same key: other draws than for the whole.
         return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))

@@ -75,17 +75,16 @@ def quotas(rows: int) -> dict[str, int]:
 def run(entry: Entry, prop: Property, quota: int, first_seed: int) -> tuple[Count, list[str]]:
     """Batches of every shape until the quota is met."""
     count, told = Count(), []
-    due = 0.0
     seed = first_seed
     shapes = SPLIT if prop.name == "sharded_equals_dense" else SHAPES if prop.light else OWN
     for dtype, some in ((np.float32, shapes), (np.float64, DOUBLE)):
         for length, (n, share) in some.items():
-            due += share * quota
-            patience = 1 + PATIENCE * math.ceil(share * quota / n)
-            while count.checked < due and patience:
+            of_shape, patience = 0, 1 + PATIENCE * math.ceil(share * quota / n)
+            while of_shape < share * quota and patience:
                 with jax.enable_x64(dtype == np.float64):
                     found, message = examine(entry, prop, at_random(seed, n, length, dtype))
                 count += found
+                of_shape += found.checked
                 if message and len(told) < 3:
                     told.append(message)
                 seed, patience = seed + 1, patience - 1

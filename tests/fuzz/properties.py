@@ -27,7 +27,9 @@ class Verdict:
     rounding: Row | None = None
     """These differ, where the reference says that rounding decides."""
     settings: Numbers = dataclasses.field(default_factory=dict)
-    """What the rows met, where that is not what was given."""
+    """What the rows met, where that is not what was given;"""
+    where: Row | None = None
+    """and the mask."""
 
 
 Check = Callable[[Entry, Batch, Numbers], Verdict]
@@ -98,7 +100,9 @@ def examine(entry: Entry, prop: Property, batch: Batch) -> tuple[Count, str]:
     if not count.wrong:
         return count, ""
     row = int(np.flatnonzero(wrong)[0])
-    return count, report(entry, prop, batch, verdict.settings or settings, row)
+    where = batch.where if verdict.where is None else verdict.where
+    met = dataclasses.replace(batch, where=where)
+    return count, report(entry, prop, met, verdict.settings or settings, row)
 
 
 def check(entry: Entry, prop: Property, batch: Batch) -> Count:

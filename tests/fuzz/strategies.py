@@ -7,9 +7,10 @@ ordinary value.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +20,7 @@ from tests.reference import Row
 from tests.registry import Entry
 
 Random = np.random.Generator
+T = TypeVar("T")
 Numbers = dict[str, Row]
 
 FLOAT = np.finfo(np.float32)
@@ -36,8 +38,6 @@ class Batch:
     where: Row
     levels: Mapping[str, Row]
     """What the settings are made from, by their order: see `numbers`."""
-    permutation: Row
-    """Of the columns; the first two, the labels of the losses, stay."""
     kept: Row
     """The columns that are not removed, the first two among them."""
     shift: Row
@@ -57,37 +57,51 @@ class Batch:
         """More of the batch's own randomness."""
         return np.random.default_rng([self.seed, zlib.crc32(what.encode())])
 
+    def one_of(self, forms: Sequence[T], entry: Entry) -> T:
+        """One of several forms: another for other batches, and for other functions."""
+        return forms[self.random(entry.name).integers(len(forms))]
+
 
 # --- rows ------------------------------------------------------------------------------------
 
 
-def bits(random: Random, n: int, v: int) -> Row:
-    """Any float32 at all."""
-    return random.integers(0, 2**32, (n, v), np.uint32).view(np.float32)
+def integer(dtype: Any, kind: str) -> Any:
+    """The integers as wide as a float: signed (i) or not (u)."""
+    return np.dtype(f"{kind}{np.dtype(dtype).itemsize}")
 
 
-def finite_bits(random: Random, n: int, v: int) -> Row:
-    x = bits(random, n, v)
-    return np.where(np.isfinite(x), x, np.float32(0.5))
+def bits(random: Random, n: int, v: int, dtype: Any = np.float32) -> Row:
+    """Any float at all."""
+    unsigned = integer(dtype, "u")
+    most = np.iinfo(unsigned).max
+    return random.integers(0, most, (n, v), unsigned, endpoint=True).view(dtype)
 
 
-def near_ties(random: Random, n: int, v: int) -> Row:
+def finite_bits(random: Random, n: int, v: int, dtype: Any = np.float32) -> Row:
+    x = bits(random, n, v, dtype)
+    return np.where(np.isfinite(x), x, np.asarray(0.5, dtype))
+
+
+def near_ties(random: Random, n: int, v: int, dtype: Any = np.float32) -> Row:
     """Neighbouring floats."""
-    base = np.float32(8) * random.standard_normal((n, 1), np.float32)
-    return (base.view(np.int32) + random.integers(-2, 3, (n, v), np.int32)).view(np.float32)
+    signed = integer(dtype, "i")
+    base = (8 * random.standard_normal((n, 1))).astype(dtype)
+    return (base.view(signed) + random.integers(-2, 3, (n, v), signed)).view(dtype)
 
 
-def denormals(random: Random, n: int, v: int) -> Row:
+def denormals(random: Random, n: int, v: int, dtype: Any = np.float32) -> Row:
     """Denormals and their neighbours, of both signs, and both zeros."""
-    magnitude = random.integers(0, 2**24, (n, v), np.uint32) >> random.integers(0, 25, (n, v))
-    sign = random.integers(0, 2, (n, v), np.uint32) << np.uint32(31)
-    return (magnitude.astype(np.uint32) | sign).view(np.float32)
+    unsigned, digits = integer(dtype, "u"), np.finfo(dtype).nmant + 1
+    lost = random.integers(0, digits + 1, (n, v), unsigned)
+    magnitude = random.integers(0, 2**digits, (n, v), unsigned) >> lost
+    return np.copysign(magnitude.view(dtype), random.choice([-1, 1], (n, v))).astype(dtype)
 
 
-def ladder(random: Random, n: int, v: int) -> Row:
+def ladder(random: Random, n: int, v: int, dtype: Any = np.float32) -> Row:
     """Powers of two over the whole range, of one sign or both."""
     sign = np.where(random.random((n, v)) < random.random((n, 1)), -1, 1)
-    return sign * np.exp2(random.integers(-126, 128, (n, v)))
+    info = np.finfo(dtype)
+    return sign * np.exp2(random.integers(info.minexp, info.maxexp, (n, v)).astype(np.float64))
 
 
 def ties(random: Random, n: int, v: int) -> Row:
@@ -99,9 +113,9 @@ def two_valued(random: Random, n: int, v: int) -> Row:
     return np.where(random.random((n, v)) < random.random((n, 1)), gap, 0.0)
 
 
-def huge_ties(random: Random, n: int, v: int) -> Row:
-    most = float(FLOAT.max)
-    return random.choice([most, -most, most / 2, 1e38, -1e38, 0.0], (n, v))
+def huge_ties(random: Random, n: int, v: int, dtype: Any = np.float32) -> Row:
+    most = float(np.finfo(dtype).max)
+    return random.choice([most, -most, most / 2, most / 4, -most / 4, 0.0], (n, v))
 
 
 def peaked(random: Random, n: int, v: int) -> Row:
@@ -163,22 +177,34 @@ CLASSES: dict[str, Callable[[Random, int, int], Row]] = {
 }
 
 
+WIDE: dict[str, Callable[[Random, int, int], Row]] = CLASSES | {
+    name: functools.partial(make_rows, dtype=np.float64)
+    for name, make_rows in (
+        ("near ties", near_ties),
+        ("denormals", denormals),
+        ("ladder", ladder),
+        ("huge ties", huge_ties),
+        ("finite bits", finite_bits),
+        ("bits", bits),
+    )
+}
+"""The same in float64, of which these take the bits and the range."""
+
+
 def make(seed: int, names: Sequence[str], length: int, dtype: Any = np.float32) -> Batch:
     """The batch of this seed, with rows of these classes."""
     random = np.random.default_rng(seed)
     n = len(names)
-    x = np.zeros((n, length), np.float32)
-    for name, make_rows in CLASSES.items():
+    double = np.dtype(dtype) == np.float64
+    x = np.zeros((n, length), np.float64 if double else np.float32)
+    for name, make_rows in (WIDE if double else CLASSES).items():
         mine = np.flatnonzero([given == name for given in names])
         if mine.size:
             x[mine] = make_rows(random, mine.size, length)
     # Half of the rows have no mask, a few nothing but; behind a mask stands anything.
     density = random.choice([1.0, 1.0, 1.0, 1.0, 0.9, 0.5, 0.2, 0.0], (n, 1), p=[0.13] * 7 + [0.09])
     where = random.random((n, length)) < density
-    x = np.where(where | (random.random((n, 1)) < 0.5), x, bits(random, n, length))
-    movable = np.arange(2, length)
-    permutation = np.arange(length)
-    permutation[movable] = random.permutation(movable)
+    x = np.where(where | (random.random((n, 1)) < 0.5), x, bits(random, n, length, x.dtype))
     kept = np.arange(length)
     if length > 2:
         dropped = random.choice(np.arange(2, length), length // 3, replace=False)
@@ -194,7 +220,6 @@ def make(seed: int, names: Sequence[str], length: int, dtype: Any = np.float32) 
         x=x,
         where=where,
         levels={order: random.random(n) for order in LEVELS},
-        permutation=permutation,
         kept=kept,
         shift=random.integers(-60, 61, n).astype(dtype),
         factor=np.exp2(np.where(even, np.round(exponent), exponent)).astype(dtype),
@@ -246,12 +271,15 @@ EACH = 0.03
 """How often each special value comes."""
 
 
-def number(entry: Entry, name: str, level: Row, length: int) -> Row:
+def number(entry: Entry, name: str, level: Row, length: int, dtype: Any) -> Row:
     """The setting of each row from its level. One that has no range here takes what the registry
     names, and what lies between."""
     known = name.removeprefix("top_")
     values = entry.settings[name]
+    info = np.finfo(dtype) if np.dtype(dtype) == np.float64 else FLOAT
+    ends = {TINY: float(info.tiny), float(FLOAT.max): float(info.max)}
     special = SPECIAL.get(known, (*values, entry.off.get(name, values[0]), np.nan))
+    special = [ends.get(value, value) for value in special]
     between = ORDINARY.get(known, lambda u, _: min(values) + (max(values) - min(values)) * u)
     which = np.floor(level / EACH).astype(int)
     rest = (level - EACH * len(special)) / (1 - EACH * len(special))
@@ -263,7 +291,11 @@ def numbers(entry: Entry, batch: Batch, first: int = 0) -> Numbers:
     """A value for each setting and row. With `first` another, from other levels."""
     return {
         name: number(
-            entry, name, batch.levels[LEVELS[(first + i) % len(LEVELS)]], batch.length
+            entry,
+            name,
+            batch.levels[LEVELS[(first + i) % len(LEVELS)]],
+            batch.length,
+            batch.x.dtype,
         ).astype(batch.x.dtype)
         for i, name in enumerate(entry.settings)
     }

@@ -20,7 +20,7 @@ from tests.registry import (
     Entry,
     second_class,
 )
-from tests.registry import cross_entropy_row as of_the_second_class
+from tests.registry import cross_entropy_row as second_class_loss_row
 
 Shape = Literal["simplex", "log", "scaled", "number", "mask", "token"]
 
@@ -31,6 +31,8 @@ class Fake(Entry):
 
     call: Callable[..., Any] = lambda: None
     reverse_only: bool = False
+    labelled: tuple[int, ...] = (1,)
+    """The columns that are the label of a loss."""
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -98,7 +100,7 @@ SOFT: dict[str, Callable[..., float]] = {
     ),
 }
 LINEAR = {
-    "linear_cross_entropy": (of_the_second_class, LOSS, LOSS_OFF),
+    "linear_cross_entropy": (second_class_loss_row, LOSS, LOSS_OFF),
     "linear_log_prob": (second_log_prob_row, TEMPERATURE, ONE),
 }
 
@@ -126,6 +128,7 @@ def fuzzed(entry: Entry) -> list[Entry]:
             entry.off,
             differentiable=entry.differentiable,
             call=of_soft_labels(entry.function),
+            labelled=(0, 1),
         )
         return [entry, soft]
     return [entry] if "axis" in inspect.signature(entry.function).parameters else []

@@ -69,5 +69,7 @@ TESTS_OF = {
     "_plot_series": (Stage(("plot",), 2),),
     "_plot_sweep": (Stage(("plot",), 2),),
     "_plot_truncation": (Stage(("plot",), 2),),
+    "_watch": (Stage(("checked",), 3),),
+    "testing": (Stage(("testing",), 3),),
 }
 """The stages of each module, in the order in which a sample visits the modules."""

@@ -48,7 +48,9 @@ def test_values_of_the_readme() -> None:
 def test_values_and_gradient_by_alpha_of_the_readme() -> None:
     """README.md, "Gradients w.r.t. alpha": entmax_bisect at alpha = 1.33."""
     x = np.array([[-1.0, 0.0, 0.5], [1.0, 2.0, 3.5]], np.float32)
-    p, tangent = jax.jvp(lambda alpha: entmax(x, alpha=alpha), (jnp.float32(1.33),), (1.0,))
+    p, tangent = jax.jvp(
+        lambda alpha: entmax(x, alpha=alpha), (jnp.float32(1.33),), (jnp.float32(1),)
+    )
     want = [[0.0460, 0.3276, 0.6264], [0.0026, 0.1012, 0.8963]]
     np.testing.assert_allclose(p, want, rtol=0, atol=PRINTED)
     np.testing.assert_allclose(tangent[0, 0], -0.2562, rtol=0, atol=PRINTED)

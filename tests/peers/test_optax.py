@@ -136,7 +136,7 @@ def test_poly_loss_is_cross_entropy_and_what_the_label_lacks() -> None:
     epsilon = np.array([2, 1, -1, 0, -0.5, 1.15, 1.214, 5.45])
     x = np.array([0.14, 1.456, 2.356, -0.124, -2.47], np.float32)
     target = np.array([0.1, 0.15, 0.2, 0.25, 0.3], np.float32)
-    poly = cross_entropy(x, target) + epsilon * (1 - float((target * softmax(x)).sum()))
+    poly = np.asarray(cross_entropy(x, target)) + epsilon * (1 - float((target * softmax(x)).sum()))
     want = [4.5317, 3.7153, 2.0827, 2.8990, 2.4908, 3.8378, 3.8900, 7.3480]
     np.testing.assert_allclose(poly, want, rtol=0, atol=5.1e-5)
     x = np.array([[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]], np.float32)
