@@ -75,7 +75,9 @@ def test_the_readme_says_what_was_measured() -> None:
     rows = re.findall(r"^\| (`.*) \| ([\d.]+) \| (.*) \|$", page, re.MULTILINE)
     assert len(rows) == 9
     for job, softmaxes, beside in rows:
-        for peer, factor in re.findall(r"([^:;]+): ([\d.]+)", beside):
+        factors = re.findall(r"([^:;]+): ([\d.]+)", beside)
+        assert len(factors) == beside.count(";") + 1
+        for peer, factor in factors:
             kinds = ("bisection", "sort", "categorical", "jax")
             kind = next(kind for kind in kinds if kind in peer)
             assert measured[job.replace("`", ""), kind] == (softmaxes, factor), job

@@ -211,7 +211,8 @@ def test_one_percent_of_every_entry_is_found_by_the_chi_square() -> None:
 
 
 def test_a_tail_entry_that_is_never_drawn_is_found_in_the_long_run() -> None:
-    """Alone where 17 draws are expected; of all cases together every one."""
+    """Alone where 18 draws are expected; of all cases together every one of the two short rows, of
+    which there are most."""
     long = [
         (case, simulated(case.probability, int(case.share * 10**8), i))
         for i, case in enumerate(CASES)

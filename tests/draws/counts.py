@@ -60,7 +60,8 @@ def sampler_of(case: Case) -> Draw:
             both = {name: [settings.get(name, OFF[name]), OTHER[name]] for name in entry.settings}
             numbers = {name: jnp.tile(jnp.array(two), len(x) // 2) for name, two in both.items()}
         if case.mapped:
-            got = jax.vmap(once)(jax.random.split(key, len(x)), x, where, numbers)
+            axes = (0, 0, 0, 0 if case.others else None)
+            got = jax.vmap(once, axes)(jax.random.split(key, len(x)), x, where, numbers)
         else:
             got = once(key, x, where, numbers)
         return jax.tree.map(lambda y: y[::2], got) if case.others else got
@@ -105,8 +106,8 @@ def count(
     Another sampler than the case's may be given: one that should be found out.
     """
     with jax.enable_x64(case.x64):
-        rows = rows or min(2**16, AT_ONCE // case.logits.size)
-        return _count(case, draws, seed, 2 * (rows // 2), draw or sampler_of(case))
+        rows = rows or 2 * (min(2**16, AT_ONCE // case.logits.size) // 2)
+        return _count(case, draws, seed, rows, draw or sampler_of(case))
 
 
 def _count(case: Case, draws: int, seed: int, rows: int, draw: Draw) -> Counts:

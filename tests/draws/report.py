@@ -13,6 +13,7 @@ from tests.draws.counts import BINS, Counts
 from tests.draws.verdict import (
     ALARM,
     FEWEST,
+    SINGLY,
     Verdict,
     alarms,
     draws_for_many,
@@ -177,8 +178,8 @@ fall as 1 / (rank + 2).
 - **fit**: chi-square over all kept entries; those that expect fewer than {FEWEST:g} draws are one
   cell.
 - **least entry**, **least tail entry**: the smallest of the exact two-sided binomial p-values of
-  the entries that expect as many draws, and of every one of the tail, each a test of its own (of n
-  the smallest is about 1 / n).
+  the entries that expect {SINGLY:g} draws or more, and of every one of the tail, each a test of its
+  own (of n the smallest is about 1 / n).
 - **whole tail**: binomial, the draws of the whole tail. Each tail entry is tested once more by its
   draws in all cases together.
 - **least independence**: the smallest of six chi-squares of joint tables of {BINS} x {BINS} bins

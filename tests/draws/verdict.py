@@ -16,6 +16,8 @@ ALARM = 1e-3
 level is this divided by the number of tests."""
 FEWEST = 25.0
 """Entries that expect fewer draws are one cell of the chi-square."""
+SINGLY = 1000.0
+"""Entries that expect as many have a test of their own: of fewer it would find little."""
 ROUNDING = 8.0
 """Error allowed of a log-probability, in the units of `Counts.error`."""
 
@@ -54,7 +56,7 @@ def judge(case: Case, counts: Counts) -> list[Verdict]:
         Verdict("fit", "chi-square of all entries", p_value(tokens, probability, FEWEST)),
     ]
     rare = set(tail.tolist())
-    kept = np.union1d(np.flatnonzero(total * probability >= FEWEST), tail)
+    kept = np.union1d(np.flatnonzero(total * probability >= SINGLY), tail)
     for i, p in zip(kept, two_sided(tokens[kept], total, probability[kept]), strict=True):
         drawn = f"entry {i}: {tokens[i]} draws, {total * probability[i]:.1f} expected"
         tests.append(Verdict("tail entry" if i in rare else "entry", drawn, float(p)))
