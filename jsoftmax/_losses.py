@@ -25,7 +25,7 @@ from jsoftmax._checks import (
 from jsoftmax._exp import exp
 from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import row_size, row_sum, shard_index
-from jsoftmax._shift import divide, drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._shift import at_temperature, drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -169,7 +169,7 @@ def _log_sum(parts: Parts, temperature: Array | None) -> tuple[Array, Array]:
         log_sum = peak + parts.log_total
         return log_sum, jnp.isinf(log_sum * log_sum)
     limit = temperature == 0
-    log_sum = divide(peak, jnp.where(limit, 1, temperature)) + parts.log_total
+    log_sum = at_temperature(peak, jnp.where(limit, 1, temperature)) + parts.log_total
     return log_sum, jnp.isinf(log_sum * log_sum) | (limit & (peak != 0))
 
 

@@ -36,6 +36,12 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
 
 
+def at_temperature(x: Array, temperature: Array) -> Array:
+    """Divide by T, in quarters where the reciprocal of T would be a denormal, and count as zero."""
+    unit = jnp.where(temperature > 2.0**100, 0.25, jnp.ones_like(temperature))
+    return divide(x * unit, temperature * unit)
+
+
 @jax.custom_jvp
 def divide(x: Array, temperature: Array) -> Array:
     """Divide by T, with a derivative that does not square T: a tiny T gives no inf * 0 at x = 0."""

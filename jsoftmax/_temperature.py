@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_temperature, compute_dtype
 from jsoftmax._reduce import row_max
-from jsoftmax._shift import divide, shift
+from jsoftmax._shift import at_temperature, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -71,9 +71,7 @@ def _temperature_scale(logits: Array, temperature: Array | None, along: Along) -
         nonzero = jnp.where(temperature == 0, 1, temperature)
         largest = jnp.where(peak == -jnp.inf, 0, peak) / nonzero
         overflows = jnp.abs(largest) > float(jnp.finfo(logits.dtype).max)
-        # In quarters where the reciprocal of T would be a denormal, and count as zero.
-        unit = jnp.where(nonzero > 2.0**100, 0.25, jnp.ones_like(nonzero))
-        quotient = divide(jnp.where(absent, 0, x) * unit, nonzero * unit)
+        quotient = at_temperature(jnp.where(absent, 0, x), nonzero)
         limit = (temperature == 0) | overflows
         scaled = jnp.where(limit, shift(x, temperature, peak), quotient)
         invalid |= jnp.isnan(temperature)

@@ -256,6 +256,17 @@ def call(x: Any, target: Any, settings: tuple[float, float, float], **keywords: 
     return cross_entropy(x, target, temperature=t, label_smoothing=s, z_loss=w, **keywords)
 
 
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
+def test_z_loss_at_the_largest_temperature(rows: int, shape: tuple[int, ...]) -> None:
+    """One temperature for all rows makes a product of the quotient: of 1 / T, which is denormal."""
+    x = np.float32(1e38) * np.random.default_rng(0).uniform(-3, 3, (rows, 7)).astype(np.float32)
+    hot, labels = np.float32(np.finfo(np.float32).max), np.zeros(rows, np.int32)
+    loss = jax.jit(lambda t: cross_entropy(x, labels, temperature=t, z_loss=1.0))
+    want = reference.over_rows(reference.cross_entropy_row, x, 0, float(hot), 0.0, 1.0)
+    np.testing.assert_allclose(loss(hot.reshape(shape)), want, rtol=1e-6)
+
+
 class TestLabels:
     def test_static_labels_out_of_range(self) -> None:
         x = np.zeros((3, 4), np.float32)

@@ -270,9 +270,12 @@ def in_range(facts: Facts, most: float | None = None) -> Row:
     most = float(np.finfo(facts.wide).max) if most is None else most
     cold = np.where(facts.temperature == 0, 1, facts.temperature)
     hot = np.where(facts.nothing, 0, np.abs(facts.peak) / cold)
-    # The reference itself is in float64.
+    # The reference itself is in float64, and sums z.
+    room = float(np.finfo(np.float64).max) / (4 * facts.x.shape[-1])
     largest = np.max(np.abs(facts.x), -1, where=facts.live, initial=0)
-    fits = (hot < most) & (largest < float(np.finfo(np.float64).max) / 4)
+    fits = (hot < most) & (largest < room)
+    if facts.wide == np.float64:
+        fits &= facts.farthest < room
     if QUIET in facts.settings:
         fits &= (hot * hot < most) & (facts.farthest < most / 2)
     return fits & ~facts.flushes
