@@ -132,8 +132,11 @@ def _loss(
         y, power = target, p * jnp.exp((order - 1) * log_positive(p))
         own = y * (deformed_log(log_positive(y), order - 1) - 1)
         cost = jnp.where(y == 0, 0, y * (z - normalizer))
-        loss = row_sum(jnp.maximum((own + power) / order - cost, 0), along)
-        loss = jnp.where(row_max(y, along) < jnp.inf, loss, jnp.nan)
+        each = (own + power) / order - cost
+        # Not a maximum: XLA:CPU's overlooks NaN.
+        loss = row_sum(jnp.where(each < 0, 0, each), along)
+        sound = (row_max(y, along) < jnp.inf) & ~jnp.isnan(normalizer)
+        loss = jnp.where(sound, loss, jnp.nan)
     else:
         loss = _loss_of_label(p, target, z, normalizer, order, along)
     return jnp.where(peak == -jnp.inf, 0, loss)

@@ -454,6 +454,8 @@ def top_n_sigma_row(x: Row, where: Row, n: float) -> Bounds:
         return live, live
     threshold = x[live].max() - n * np.std(x[live])
     tolerance = (1 + n) * magnitude(x, live) + 8 * EPS * n * np.std(x[live])
+    # In units of the row's range, what would be a denormal counts as zero.
+    tolerance = tolerance + 4 * float(np.finfo(np.float32).tiny) * np.ptp(x[live])
     return by_threshold(x, threshold, tolerance, live, x)
 
 

@@ -185,6 +185,24 @@ def test_labels_out_of_range() -> None:
     assert np.isfinite(got[1])
 
 
+@pytest.mark.parametrize("rows_of", [2, 2048])
+def test_what_is_broken_is_nan_in_a_compiled_batch_of_distributions(rows_of: int) -> None:
+    """XLA:CPU's maximum overlooks NaN, in some programs: the loss of such a row was 0."""
+    x, y = rows.normal(7 * rows_of, 1.0).reshape(-1, 7), distributions(rows_of, 7)
+    t, alpha = np.ones(rows_of, np.float32), np.full(rows_of, 2.5, np.float32)
+    call = jax.jit(lambda x, y, t, alpha: fenchel_young_loss(x, y, temperature=t, alpha=alpha))
+    sound = np.asarray(call(x, y, t, alpha))
+    assert np.isfinite(sound).all()
+    broken = [x.copy(), y.copy(), t.copy(), alpha.copy()]
+    for i, wrong in ((0, np.nan), (0, INF), (1, np.nan), (1, -0.5), (2, np.nan), (2, -1.0), (3, 5)):
+        given = [x, y, t, alpha]
+        given[i] = broken[i].copy()
+        given[i][1::2, ...] = np.where(np.arange(7) == 3, wrong, given[i][1::2]) if i < 2 else wrong
+        got = np.asarray(call(*given))
+        assert np.isnan(got[1::2]).all(), (i, wrong)
+        np.testing.assert_allclose(got[::2], sound[::2], rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_equals_dense_over_shards(check_vma: bool) -> None:
     """Labels are indices in the whole row; a distribution is split as the logits are."""
