@@ -294,7 +294,8 @@ def _parts(
         known = [n for n in problem.hidden.shape if not is_symbol(n)]
         most = _BLOCK_ENTRIES // max([*known, 1])
         block = max(most - most % _LEAST_BLOCK, _LEAST_BLOCK)
-    unit = 2.0 ** -(size * shard_count(along)).bit_length()
+    # A sum of so many differences, each of up to twice the largest float.
+    unit = 2.0 ** -(1 + (size * shard_count(along)).bit_length())
     plan = Plan(max(min(block, size), 1), precision, smooth, unit)
     return _merged(*problem[1:], along, plan)
 

@@ -492,3 +492,14 @@ def test_export_with_any_batch() -> None:
 
     exported = jax.export.export(jax.jit(loss))(*shapes)
     chex.assert_trees_all_close(exported.call(*arrays), loss(*arrays), rtol=1e-5, atol=1e-6)
+
+
+def test_smoothing_of_the_largest_floats_at_the_largest_temperature() -> None:
+    """The mean of seven differences from the largest logit, each up to twice the largest float."""
+    most = float(np.finfo(np.float32).max)
+    x = np.array([[-most / 4, most, -most / 4, most / 2, -most, -most / 4, -most]], np.float32)
+    got = linear_cross_entropy(
+        np.ones((1, 1), np.float32), x, np.ones(1, np.int32), temperature=most, label_smoothing=0.9
+    )
+    want = reference.over_rows(reference.cross_entropy_row, x, 1, most, 0.9, 0.0)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
