@@ -193,10 +193,9 @@ def test_what_is_broken_is_nan_in_a_compiled_batch_of_distributions(rows_of: int
     call = jax.jit(lambda x, y, t, alpha: fenchel_young_loss(x, y, temperature=t, alpha=alpha))
     sound = np.asarray(call(x, y, t, alpha))
     assert np.isfinite(sound).all()
-    broken = [x.copy(), y.copy(), t.copy(), alpha.copy()]
     for i, wrong in ((0, np.nan), (0, INF), (1, np.nan), (1, -0.5), (2, np.nan), (2, -1.0), (3, 5)):
         given = [x, y, t, alpha]
-        given[i] = broken[i].copy()
+        given[i] = given[i].copy()
         given[i][1::2, ...] = np.where(np.arange(7) == 3, wrong, given[i][1::2]) if i < 2 else wrong
         got = np.asarray(call(*given))
         assert np.isnan(got[1::2]).all(), (i, wrong)

@@ -98,6 +98,21 @@ def alike(
     return differs(got[0], want[0], tolerance(of, facts, want[0])), np.zeros(len(got[0]), bool)
 
 
+def compared(
+    entry: Entry, got: list[Row], batch: Batch, settings: Numbers, where: Row | None = None
+) -> Verdict:
+    """With a call on the whole batch, [N, V], with a setting a row and a mask an entry."""
+    where = batch.where if where is None else where
+    facts = Facts(batch.x, where, settings)
+    want = outcome(entry, batch.x, where, settings)
+    wrong, rounding = alike(entry, got, want, batch, settings, facts)
+    sound = facts.sound
+    if not traits(entry).forward:
+        # The logits are a product there: whether that keeps denormals differs between programs.
+        sound = sound & ~facts.flushes
+    return Verdict(sound | facts.broken, wrong, rounding, settings, where)
+
+
 @holds_for(lambda _, traits: traits.sharded, light=False)
 def sharded_equals_dense(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     """Inside `shard_map`, on one kind of mesh after the other. A row of one entry has no second,
@@ -114,13 +129,7 @@ def sharded_equals_dense(entry: Entry, batch: Batch, settings: Numbers) -> Verdi
         # The size of a row decides how a draw is rounded.
         want = outcome(entry, *padded(batch), settings)
         return drawn_alike(entry, got, want, batch, settings, facts)
-    want = outcome(entry, batch.x, batch.where, settings)
-    wrong, rounding = alike(entry, got, want, batch, settings, facts)
-    sound = facts.sound
-    if not traits(entry).forward:
-        # The logits are a product there: whether that keeps denormals differs between programs.
-        sound = sound & ~facts.flushes
-    return Verdict(sound | facts.broken, wrong, rounding)
+    return compared(entry, got, batch, settings)
 
 
 def drawn_alike(

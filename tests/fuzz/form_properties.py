@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.fuzz.call_properties import alike
+from tests.fuzz.call_properties import alike, compared
 from tests.fuzz.calls import KEY, Facts, leaves, outcome
 from tests.fuzz.properties import Verdict, holds_for
 from tests.fuzz.strategies import Batch, Numbers
@@ -23,21 +23,6 @@ PLACES = ((1, 0), (2, 1), (2, -3), (2, 2), (3, 0), (3, -2), (3, -1))
 """The dimensions of the batch, and where among them the classes are."""
 WHOLE = ("k", "top_k")
 """Settings that may be integers."""
-
-
-def compared(
-    entry: Entry, got: list[Row], batch: Batch, settings: Numbers, where: Row | None = None
-) -> Verdict:
-    """With a call on the whole batch, [N, V], with a setting a row and a mask an entry."""
-    where = batch.where if where is None else where
-    facts = Facts(batch.x, where, settings)
-    want = outcome(entry, batch.x, where, settings)
-    wrong, rounding = alike(entry, got, want, batch, settings, facts)
-    checked = facts.sound | facts.broken
-    if not traits(entry).forward:
-        # A product of matrices flushes in one program what it does not in another.
-        checked &= ~facts.flushes
-    return Verdict(checked, wrong, rounding, settings, where)
 
 
 # --- the axis --------------------------------------------------------------------------------

@@ -255,7 +255,8 @@ def as_the_reference_says(entry: Entry, batch: Batch, settings: Numbers) -> Verd
         # At 1 and above, only the mode: what ties with it but for a denormal does so here.
         clipped = {"min_p": np.minimum(settings["min_p"], 1)} if "min_p" in settings else {}
         must, may = entry.expected(x, settings | clipped, batch.where)
-        return Verdict(facts.sound & has_room(facts), ((must & ~got) | (got & ~may)).any(-1))
+        checked = facts.sound & has_room(facts, power=2)
+        return Verdict(checked, ((must & ~got) | (got & ~may)).any(-1))
     want = entry.expected(x, settings, batch.where)
     most = float(np.finfo(facts.wide).max)
     want = np.where(np.abs(want) > most, np.copysign(np.inf, want), want)
@@ -267,10 +268,15 @@ def as_the_reference_says(entry: Entry, batch: Batch, settings: Numbers) -> Verd
     return Verdict(checked, differs(got, want.astype(np.float64), allowed))
 
 
-def has_room(facts: Facts) -> Row:
-    """Rows whose squares, and sums of them, are floats of the reference, which is in float64."""
-    most = np.sqrt(float(np.finfo(np.float64).max) / (4 * facts.x.shape[-1]))
-    return np.max(np.abs(facts.x), -1, where=facts.live, initial=0) < most
+def has_room(facts: Facts, power: int = 1) -> Row:
+    """Rows of which the reference, in float64, can sum the logits, or their squares."""
+    largest = np.max(np.abs(facts.x), -1, where=facts.live, initial=0)
+    return largest < room(facts) ** (1 / power)
+
+
+def room(facts: Facts) -> float:
+    """As many numbers as a row has, up to this, have a sum in float64."""
+    return float(np.finfo(np.float64).max) / (4 * facts.x.shape[-1])
 
 
 def in_range(facts: Facts, most: float | None = None) -> Row:
@@ -281,7 +287,7 @@ def in_range(facts: Facts, most: float | None = None) -> Row:
     hot = np.where(facts.nothing, 0, np.abs(facts.peak) / cold)
     fits = (hot < most) & has_room(facts)
     if facts.wide == np.float64:
-        fits &= facts.farthest < float(np.finfo(np.float64).max) / (4 * facts.x.shape[-1])
+        fits &= facts.farthest < room(facts)
     if QUIET in facts.settings:
         fits &= (hot * hot < most) & (facts.farthest < most / 2)
     return fits & ~facts.flushes
