@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 KEEP_MEMORY = {
+    # The arena of a thread holds 64 MB at most: what is larger would be mapped anew at each call.
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "MALLOC_TOP_PAD_": str(1 << 28),

@@ -106,6 +106,8 @@ def solve(
 ) -> tuple[Array, Array]:
     """What `fit` returns, and how many passes over the logits the search made."""
     x = logits.astype(compute_dtype(logits.dtype))
+    unit, inverse = _units(x)
+    x = x * unit
     gap = row_peak(x, _ROWS) - x
     sums = partial(group_sum, group=group, count=count)
     of_labels = sums(jnp.where(weight > 0, weight * _at(gap, label), 0))
@@ -131,8 +133,20 @@ def solve(
     most = sums(weight) * float(np.log(max(x.shape[1], 1)))
     high = jnp.where(inside, most / jnp.where(inside, of_labels, 1), 2)
     slope, steps = _search(expect, of_labels, high, ~inside)
-    temperature = jnp.where(certain, 0, jnp.where(uniform, jnp.inf, 1 / slope))
+    temperature = jnp.where(certain, 0, jnp.where(uniform, jnp.inf, inverse / slope))
     return jnp.where(known, temperature, 1), steps
+
+
+def _units(x: Array) -> tuple[Array, Array]:
+    """A power of two, and one by it: in these units no gap overflows, and no b = 1 / T is lost."""
+    info = jnp.finfo(x.dtype)
+    size = jnp.max(jnp.where(x == -jnp.inf, 0, jnp.abs(x)), initial=0)
+    large, small = size > 2.0 ** (info.maxexp - 28), size < 2.0 ** (info.minexp + 66)
+
+    def chosen(of_large: float, of_small: float) -> Array:
+        return jnp.where(large, of_large, jnp.where(small, of_small, 1))
+
+    return chosen(2.0**-16, 2.0**60), chosen(2.0**16, 2.0**-60)
 
 
 Expectation: TypeAlias = Callable[[Array], tuple[Array, Array]]

@@ -304,10 +304,11 @@ def fit_temperature(x: Any, labels: Any, where: Any = None, weights: Any = 1.0) 
     gap = np.where(live, kept.max(-1, keepdims=True, where=live, initial=-np.inf) - kept, np.inf)
     at_label = np.take_along_axis(gap, np.asarray(labels)[count][:, None], -1)[:, 0]
     of_labels = np.sum(weights * at_label)
-    low, high = -120.0, 120.0
+    low, high = -705.0, 705.0
     for _ in range(200):
         middle = (low + high) / 2
-        mass = np.exp(-np.exp(middle) * gap)
+        with np.errstate(over="ignore"):
+            mass = np.exp(-np.exp(middle) * gap)
         finite = np.where(live, gap, 0)
         expected = np.sum(weights * (mass * finite).sum(-1) / mass.sum(-1))
         low, high = (middle, high) if expected > of_labels else (low, middle)

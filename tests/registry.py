@@ -31,6 +31,8 @@ class Entry:
     required: bool = False
     """Whether the setting must be given."""
     differentiable: bool = False
+    forward: bool = True
+    """Whether it has forward-mode derivatives too."""
     ties: bool = False
     keyed: bool = False
     pair: bool = False
@@ -39,6 +41,8 @@ class Entry:
     """The names of what is given by position, the key apart."""
     beside: Callable[[Any, int], Any] | None = None
     """What is given beside the logits, from them and the axis: labels, or other logits."""
+    labelled: tuple[int, ...] = ()
+    """The classes that the labels name: of these the order matters."""
 
     def __str__(self) -> str:
         """The name, for pytest's ids."""
@@ -199,6 +203,7 @@ REGISTRY = (
         differentiable=True,
         data=("logits", "labels"),
         beside=second_class,
+        labelled=(1,),
     ),
     Entry(
         "temperature_scale",
@@ -220,6 +225,7 @@ REGISTRY = (
         differentiable=True,
         data=("logits", "labels"),
         beside=second_class,
+        labelled=(1,),
     ),
     mask_entry("top_k_mask", reference.top_k_row, "k", (2.0, 4.0, 0.0), off={"k": 0.0}, ties=True),
     mask_entry("top_p_mask", reference.top_p_row, "p", (0.9, 0.4, 1.0), off={"p": 1.0}, ties=True),
@@ -245,8 +251,8 @@ REGISTRY = (
     ),
     Entry("gumbel_softmax", "relaxed", reference.softmax_row, TEMPERATURE, ONE, keyed=True),
     Entry("mask_logits", "fill", lambda x, where: np.where(where, x, -np.inf)),
-    Entry("linear_cross_entropy", "linear", reference.cross_entropy_row),
-    Entry("linear_log_prob", "linear", reference.log_softmax_row),
+    Entry("linear_cross_entropy", "linear", reference.cross_entropy_row, forward=False),
+    Entry("linear_log_prob", "linear", reference.log_softmax_row, forward=False),
 )
 
 FUNCTIONS = tuple(entry for entry in REGISTRY if entry.kind not in ("fill", "relaxed", "linear"))

@@ -174,6 +174,24 @@ class TestFit:
         assert_fits(got, x, labels)
         assert steps(x, labels) <= 8
 
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_the_largest_and_the_smallest_floats(self, dtype: type) -> None:
+        """A temperature that is a float is found, also where 1 / T would be none."""
+        info = np.finfo(dtype)
+        row = np.array([[1, 0, 0.5, 1], [0, 1, 0.25, 0]])
+        labels = np.array([1, 1])
+        with jax.enable_x64(dtype == np.float64):
+            want = np.asarray(fit_temperature(jnp.asarray(row, dtype), labels), np.float64)
+            assert 4 < want < 8
+            for scale in (float(info.max) / 8, float(info.tiny) * 64):
+                x = jnp.asarray(row * scale, dtype)
+                np.testing.assert_allclose(fit_temperature(x, labels) / scale, want, rtol=1e-5)
+            # The gap of these is no float.
+            most = float(info.max)
+            x = np.array([[most, -most]] * 21, dtype)
+            got = fit_temperature(x, np.arange(21) // 20)
+            np.testing.assert_allclose(got / most, 2 / np.log(20), rtol=1e-5)
+
     def test_scales_far_apart(self) -> None:
         """Rows at scales over 20 orders of magnitude: the likelihood falls as a power."""
         x, labels = data(2000, 5, noise=1.0)

@@ -26,10 +26,10 @@ import jax
 import jaxlib
 import numpy as np
 
+from tests.fuzz.entries import EVERY
 from tests.fuzz.every import PROPERTIES
 from tests.fuzz.properties import Count, Property, check, examine, properties_of
 from tests.fuzz.strategies import CLASSES, at_random
-from tests.fuzz.traits import EVERY
 from tests.registry import Entry
 from tests.revision import revision
 

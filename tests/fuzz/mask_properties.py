@@ -3,10 +3,11 @@
 import numpy as np
 
 from tests.fuzz.calls import Facts, outcome, value
+from tests.fuzz.entries import LOG_SOFTMAX
 from tests.fuzz.properties import Verdict, holds_for
 from tests.fuzz.strategies import Batch, Numbers, numbers
 from tests.fuzz.tolerance import SMALL, differs, unequal
-from tests.fuzz.traits import LOG_SOFTMAX, Traits, traits
+from tests.fuzz.traits import Traits, traits
 from tests.fuzz.value_properties import open_to_rounding
 from tests.reference import Row
 from tests.registry import MASKS, REGISTRY, Entry

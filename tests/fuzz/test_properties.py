@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import jsoftmax
+from jsoftmax import calibration
 from tests import reference
+from tests.fuzz.entries import EVERY, Fake
 from tests.fuzz.every import PROPERTIES
 from tests.fuzz.long import cells_of
 from tests.fuzz.properties import Property, ViolationError, check, examine, properties_of
 from tests.fuzz.strategies import CLASSES, at_random, batches
-from tests.fuzz.traits import EVERY, Fake, traits
+from tests.fuzz.traits import traits
 from tests.registry import ONE, REGISTRY, TEMPERATURE, TRUNCATION, TRUNCATION_OFF, Entry
 
 # Without a database: nothing is written into the repository.
@@ -83,9 +85,12 @@ def test_properties_in_float64(entry: Entry) -> None:
 # --- nothing is left out ---------------------------------------------------------------------
 
 
-def test_every_function_over_an_axis_is_fuzzed() -> None:
-    left_out = {entry.name for entry in REGISTRY} - {entry.name for entry in EVERY}
-    assert left_out == {"mask_logits"}, "has no axis"
+def test_every_function_is_fuzzed() -> None:
+    names = {entry.name for entry in REGISTRY} | set(calibration.__all__)
+    left_out = names - {entry.name for entry in EVERY}
+    assert left_out == {"mask_logits", "reliability_curve", "ReliabilityCurve"}, (
+        "the first has no axis, and of the others the errors are made"
+    )
 
 
 @pytest.mark.parametrize("entry", EVERY, ids=str)
@@ -93,8 +98,7 @@ def test_a_function_meets_many_properties(entry: Entry) -> None:
     least = LEAST[traits(entry).shape]
     if entry.keyed:
         least = 6
-    if entry.name == "temperature_scale":
-        least = 9
+    least = {"temperature_scale": 9, "fit_temperature": 8}.get(entry.name, least)
     assert len(properties_of(entry, PROPERTIES)) >= least
 
 
@@ -121,6 +125,7 @@ def test_what_the_reference_says_of_each_function() -> None:
     shifts = {entry.name: traits(entry).shift for entry in EVERY}
     assert shifts["logsumexp"] == 1
     assert [name for name, shift in shifts.items() if shift is None] == ["temperature_scale"]
+    assert [e.name for e in EVERY if traits(e).scale_free] == ["fit_temperature"]
     assert [e.name for e in EVERY if e.kind == "mask" and not traits(e).upward] == ["typical_mask"]
 
 
