@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsoftmax import calibration, cross_entropy
+from jsoftmax import OnlineSoftmax, calibration, cross_entropy
 from tests import reference
 from tests.reference import Row, cross_entropy_row, fenchel_young_row, log_softmax_row
 from tests.registry import LOSS, LOSS_OFF, ONE, REGISTRY, TEMPERATURE, Entry
@@ -224,6 +224,52 @@ def calibrations() -> list[Entry]:
     ]
 
 
+# --- blocks that come one after the other ----------------------------------------------------
+
+
+def in_three_blocks(x: jax.Array, where: Any) -> OnlineSoftmax:
+    """The state after three blocks of a row, with values that are one-hot."""
+    size = x.shape[-1]
+    values = jnp.eye(size, dtype=jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    first, *others = (slice(size * i // 3, size * (i + 1) // 3) for i in range(3))
+    where = jnp.broadcast_to(jnp.asarray(True if where is None else where), x.shape)
+    state = OnlineSoftmax.of(x[..., first], values[first], where=where[..., first])
+    for block in others:
+        state = state.update(x[..., block], values[block], where=where[..., block])
+    return state
+
+
+def finished(logits: Any, *, where: Any = None) -> jax.Array:
+    """The weights themselves; where they are allowed, as a broken row is NaN throughout."""
+    x = jnp.asarray(logits)
+    p = in_three_blocks(x, where).finish()
+    return (p if where is None else jnp.where(where, p, 0)).astype(x.dtype)
+
+
+def summed(logits: Any, *, where: Any = None) -> jax.Array:
+    x = jnp.asarray(logits)
+    return in_three_blocks(x, where).logsumexp().astype(x.dtype)
+
+
+ONLINE = (
+    Fake(
+        "OnlineSoftmax",
+        "map",
+        reference.softmax_row,
+        differentiable=True,
+        ties_alike=False,
+        call=finished,
+    ),
+    Fake(
+        "OnlineSoftmax_logsumexp",
+        "reduction",
+        reference.logsumexp_row,
+        differentiable=True,
+        call=summed,
+    ),
+)
+
+
 # --- all of them -----------------------------------------------------------------------------
 
 
@@ -259,6 +305,6 @@ def fuzzed(entry: Entry) -> list[Entry]:
     return [entry] if "axis" in inspect.signature(entry.function).parameters else []
 
 
-EVERY = (*(form for entry in REGISTRY for form in fuzzed(entry)), *calibrations())
+EVERY = (*(form for entry in REGISTRY for form in fuzzed(entry)), *calibrations(), *ONLINE)
 (SCALE,) = (entry for entry in REGISTRY if entry.name == "temperature_scale")
 (LOG_SOFTMAX,) = (entry for entry in REGISTRY if entry.name == "log_softmax")

@@ -152,7 +152,7 @@ def by_size(entry: Entry, batch: Batch, settings: Numbers) -> tuple[Facts, Row, 
     return facts, live, x, y.astype(np.float64)
 
 
-@holds_for(lambda entry, traits: entrywise(traits) and not entry.keyed)
+@holds_for(lambda entry, traits: entrywise(traits) and not entry.keyed and entry.ties_alike)
 def equal_entries_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     """Entries that tie have one result, to the bit."""
     facts, live, x, y = by_size(entry, batch, settings)
