@@ -43,8 +43,8 @@ class Entry:
     """What is given beside the logits, from them and the axis: labels, or other logits."""
     labelled: tuple[int, ...] = ()
     """The classes that the labels name: of these the order matters."""
-    ties_alike: bool = True
-    """Whether entries that tie have one result, to the bit."""
+    alike: bool = True
+    """Whether all entries of a row meet the same operations, and not those of their block."""
 
     def __str__(self) -> str:
         """The name, for pytest's ids."""

@@ -257,7 +257,7 @@ ONLINE = (
         "map",
         reference.softmax_row,
         differentiable=True,
-        ties_alike=False,
+        alike=False,
         call=finished,
     ),
     Fake(

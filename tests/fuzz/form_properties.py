@@ -1,5 +1,5 @@
 """Properties of the forms of one call: where the axis lies, settings and masks of fewer dimensions,
-rows one by one. None of them changes a result."""
+rows one by one, operations one by one. None of them changes a result."""
 
 import functools
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.fuzz.call_properties import alike, compared
-from tests.fuzz.calls import KEY, Facts, leaves, outcome
+from tests.fuzz.call_properties import alike, compared, drawn_alike
+from tests.fuzz.calls import KEY, Facts, eager, leaves, outcome
 from tests.fuzz.properties import Verdict, holds_for
 from tests.fuzz.strategies import Batch, Numbers
 from tests.fuzz.traits import entrywise, traits
@@ -137,3 +137,18 @@ def vmapped_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     facts = Facts(batch.x, batch.where, settings)
     wrong, _ = alike(entry, mapped, want, batch, settings, facts)
     return Verdict(facts.sound | facts.broken, wrong)
+
+
+# --- operations one by one -------------------------------------------------------------------
+
+
+@holds_for(lambda *_: True, light=False)
+def op_by_op_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """Under `jax.disable_jit` each operation is a program of its own: nothing is fused."""
+    with jax.disable_jit():
+        got = eager(entry, batch.x, batch.where, settings)
+    if entry.kind != "token":
+        return compared(entry, got, batch, settings)
+    facts = Facts(batch.x, batch.where, settings)
+    want = outcome(entry, batch.x, batch.where, settings)
+    return drawn_alike(entry, got, want, batch, settings, facts)

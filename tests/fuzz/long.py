@@ -46,7 +46,7 @@ DOUBLE = {130: (256, 0.03)}
 """In float64."""
 LEAST = 10_000
 """Rows for the properties that are slow, and the least for any."""
-SLOW = {"as_the_reference_says", "sharded_equals_dense", "jit_equals_eager"}
+SLOW = {"as_the_reference_says", "sharded_equals_dense", "jit_equals_eager", "op_by_op_alike"}
 PATIENCE = 6
 """How many times the batches that were to be expected, before a cell is left with fewer rows."""
 

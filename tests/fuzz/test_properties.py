@@ -339,7 +339,7 @@ BROKEN = {
         softmax_like(with_another_transpose), "jvp_equals_vjp"),
     "another result when compiled": (
         changed(lambda y, x: y * 1.001 if isinstance(x, jax.core.Tracer) else y),
-        "jit_equals_eager"),
+        "jit_equals_eager op_by_op_alike"),
     "a mask that keeps nothing": (
         k_mask(keeping_nothing_for_two), "keeps_some_of_the_allowed as_a_part_of_the_composition"),
     "a mask that is on when off": (k_mask(keeping_three_if_off), "off_keeps_all"),

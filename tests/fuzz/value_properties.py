@@ -152,7 +152,7 @@ def by_size(entry: Entry, batch: Batch, settings: Numbers) -> tuple[Facts, Row, 
     return facts, live, x, y.astype(np.float64)
 
 
-@holds_for(lambda entry, traits: entrywise(traits) and not entry.keyed and entry.ties_alike)
+@holds_for(lambda entry, traits: entrywise(traits) and not entry.keyed and entry.alike)
 def equal_entries_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     """Entries that tie have one result, to the bit."""
     facts, live, x, y = by_size(entry, batch, settings)
@@ -162,7 +162,10 @@ def equal_entries_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdic
 
 @holds_for(
     lambda entry, traits: (
-        entrywise(traits) and not entry.keyed and (traits.upward or traits.shape != "mask")
+        entrywise(traits)
+        and entry.alike
+        and not entry.keyed
+        and (traits.upward or traits.shape != "mask")
     )
 )
 def larger_entries_get_more(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
