@@ -82,12 +82,24 @@ def leading_digits(x: Array, most: Array) -> tuple[Array, Array]:
 
     And the rest of x.
     """
-    kind = np.finfo(x.dtype)
-    bits = lax.bitcast_convert_type(most, np.dtype(f"uint{8 * x.dtype.itemsize}"))
-    power_of_two = lax.bitcast_convert_type(bits >> kind.nmant << kind.nmant, x.dtype)
-    unit = 1.5 * jnp.minimum(4 * power_of_two, 2.0 ** (kind.maxexp - 3))
+    unit = 1.5 * jnp.minimum(4 * power_of_two(most), 2.0 ** (np.finfo(x.dtype).maxexp - 3))
     leading = (x + unit) - unit
     return leading, x - leading
+
+
+def power_of_two(x: Array) -> Array:
+    """The largest that is no more than x, for x above 0."""
+    digits = np.finfo(x.dtype).nmant
+    bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
+    return lax.bitcast_convert_type(bits >> digits << digits, x.dtype)
+
+
+def unit_near(x: Array) -> Array:
+    """A power of two near x, of which the reciprocal is a float, and both times 64 are, too."""
+    kind = np.finfo(x.dtype)
+    return power_of_two(
+        jnp.minimum(jnp.maximum(x, 2.0 ** (kind.minexp + 6)), 2.0 ** (kind.maxexp - 8))
+    )
 
 
 def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:

@@ -18,10 +18,11 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._checks import compute_dtype
+from jsoftmax._exact import unit_near
 from jsoftmax._exp import exp
 from jsoftmax._losses import entry
 from jsoftmax._normalizer import normalizer
-from jsoftmax._reduce import first_round, group_sum, row_peak, row_sweep
+from jsoftmax._reduce import first_round, group_max, group_sum, row_peak, row_sweep
 from jsoftmax._shift import drop_zeros, shift
 from jsoftmax._typing import Along
 
@@ -78,7 +79,7 @@ def _fit_jvp(
         temperature: Array,
         weight: Array,
         known: tuple[Array | None, Array | None],
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, Array]:
         of_logits, of_weight = known
         of_row = _of_rows(temperature, group)[:, None]
         peak, log_total, _ = normalizer(logits, of_row, _ROWS)
@@ -87,17 +88,18 @@ def _fit_jvp(
         z = jnp.where(z == -jnp.inf, 0, z)
         off = z - jnp.sum(p * z, axis=1, keepdims=True)
         variance = sums(weight * jnp.sum(p * off * off, axis=1))
-        change = jnp.zeros_like(weight)
+        change, share = jnp.zeros_like(weight), jnp.zeros_like(weight)
         if of_logits is not None:
             dx = of_logits.astype(p.dtype)
-            change += weight * (jnp.sum(p * (1 + off) * dx, axis=1) - _at(dx, label))
+            change = weight * (jnp.sum(p * (1 + off) * dx, axis=1) - _at(dx, label))
         if of_weight is not None:
-            change -= jnp.where(weight > 0, of_row[:, 0] * _at(off, label), 0) * of_weight
-        return sums(change), variance
+            share = jnp.where(weight > 0, -_at(off, label), 0) * of_weight
+        return sums(change), sums(share), variance
 
-    change, variance = recomputed(logits, finite, weight, (of_logits, of_weight))
+    change, share, variance = recomputed(logits, finite, weight, (of_logits, of_weight))
     inside &= variance > 0
-    return temperature, jnp.where(inside, change / jnp.where(inside, variance, 1), 0)
+    variance = jnp.where(inside, variance, 1)
+    return temperature, jnp.where(inside, change / variance + finite * (share / variance), 0)
 
 
 @partial(jax.jit, static_argnums=4)
@@ -106,14 +108,26 @@ def solve(
 ) -> tuple[Array, Array]:
     """What `fit` returns, and how many passes over the logits the search made."""
     x = logits.astype(compute_dtype(logits.dtype))
-    unit, inverse = _units(x)
-    x = x * unit
-    gap = row_peak(x, _ROWS) - x
+    peak, most = row_peak(x, _ROWS), float(jnp.finfo(x.dtype).max)
     sums = partial(group_sum, group=group, count=count)
-    of_labels = sums(jnp.where(weight > 0, weight * _at(gap, label), 0))
+    at_label = _at(x, label)[:, None]
+    # In units of the labels' largest gap no sum overflows, and no b = 1 / T underflows.
+    labels_gap = jnp.where(weight > 0, jnp.minimum(peak - at_label, most)[:, 0], 0)
+    unit = unit_near(group_max(labels_gap, group, count))
+    scale = 1 / _of_rows(unit, group)[:, None]
+
+    def gap_of(x: Array) -> Array:
+        gap = peak - x
+        halved = (peak / 2 - x / 2) * (2 * scale)
+        # Of these only what is not allowed is infinite.
+        scaled = jnp.minimum(jnp.where(gap < jnp.inf, gap * scale, halved), most)
+        return jnp.where(x == -jnp.inf, jnp.inf, scaled)
+
+    gap = gap_of(x)
+    of_labels = sums(jnp.where(weight > 0, weight * gap_of(at_label)[:, 0], 0))
     number = jnp.maximum(jnp.sum(gap < jnp.inf, axis=1, keepdims=True), 1)
     plain = jnp.sum(jnp.where(gap < jnp.inf, gap / number.astype(x.dtype), 0), axis=1)
-    of_uniform = sums(weight * plain)
+    of_uniform = sums(jnp.where(weight > 0, weight * plain, 0))
 
     def expect(slope: Array) -> tuple[Array, Array]:
         gaps = _of_rows(slope, group)[:, None] * gap
@@ -130,23 +144,11 @@ def solve(
     uniform = known & (of_labels >= of_uniform)
     inside = known & ~certain & ~uniform
     # b times an expected gap is at most log V, whatever the logits.
-    most = sums(weight) * float(np.log(max(x.shape[1], 1)))
-    high = jnp.where(inside, most / jnp.where(inside, of_labels, 1), 2)
-    slope, steps = _search(expect, of_labels, high, ~inside)
-    temperature = jnp.where(certain, 0, jnp.where(uniform, jnp.inf, inverse / slope))
+    highest = sums(weight) * float(np.log(max(x.shape[1], 1)))
+    high = jnp.where(inside, highest / jnp.where(inside, of_labels, 1), 2)
+    slope, steps = _search(expect, of_labels, high, unit, ~inside)
+    temperature = jnp.where(certain, 0, jnp.where(uniform, jnp.inf, unit / slope))
     return jnp.where(known, temperature, 1), steps
-
-
-def _units(x: Array) -> tuple[Array, Array]:
-    """A power of two, and one by it: in these units no gap overflows, and no b = 1 / T is lost."""
-    info = jnp.finfo(x.dtype)
-    size = jnp.max(jnp.where(x == -jnp.inf, 0, jnp.abs(x)), initial=0)
-    large, small = size > 2.0 ** (info.maxexp - 28), size < 2.0 ** (info.minexp + 66)
-
-    def chosen(of_large: float, of_small: float) -> Array:
-        return jnp.where(large, of_large, jnp.where(small, of_small, 1))
-
-    return chosen(2.0**-16, 2.0**60), chosen(2.0**16, 2.0**-60)
 
 
 Expectation: TypeAlias = Callable[[Array], tuple[Array, Array]]
@@ -164,12 +166,14 @@ class _State(NamedTuple):
     steps: Array
 
 
-def _search(expect: Expectation, of_labels: Array, high: Array, done: Array) -> tuple[Array, Array]:
+def _search(
+    expect: Expectation, of_labels: Array, high: Array, start: Array, done: Array
+) -> tuple[Array, Array]:
     """The b of each group at which b D(b) = b A, between 0 and `high`; and the number of steps.
 
     Newton on log D - log A, which is nearly linear in b far from the root too, where D itself dies
-    away; from b = 1 if that is sensible. A step that leaves the bracket, or did not halve the miss,
-    is replaced by the geometric mean of the bracket.
+    away; from `start` if that is sensible. A step that leaves the bracket, or did not halve the
+    miss, is replaced by the geometric mean of the bracket.
     """
     epsilon = float(jnp.finfo(high.dtype).eps)
 
@@ -194,7 +198,7 @@ def _search(expect: Expectation, of_labels: Array, high: Array, done: Array) -> 
     def goes_on(state: _State) -> Array:
         return ~jnp.all(state.done) & (state.steps < _MOST_STEPS)
 
-    start = jnp.clip(jnp.ones_like(high), high / 1024, high / 2)
+    start = jnp.clip(start, high / 1024, high / 2)
     far = jnp.full_like(high, jnp.inf)
     first = _State(start, jnp.zeros_like(high), high, far, done, first_round())
     found = lax.while_loop(goes_on, step, first)

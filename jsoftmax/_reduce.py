@@ -159,6 +159,14 @@ def group_sum(x: Array, group: Array | None, count: int) -> Array:
     return jnp.sum(sums.reshape(runs, count), axis=0, dtype=x.dtype)
 
 
+def group_max(x: Array, group: Array | None, count: int) -> Array:
+    """Largest of the numbers of each group, as `group_sum`: none is below 0, nor the result."""
+    if group is None:
+        return jnp.max(x, initial=0).reshape(1)
+    found = jax.ops.segment_max(everywhere(x), everywhere(group), num_segments=count)
+    return jnp.maximum(found, 0)
+
+
 def everywhere(x: Array) -> Array:
     """The same array, whole on every device: Explicit meshes do not sort or group what they split.
 

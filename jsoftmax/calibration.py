@@ -24,6 +24,7 @@ from jsoftmax._checks import (
     check_temperature,
     compute_dtype,
 )
+from jsoftmax._exact import unit_near
 from jsoftmax._fit import fit, telling
 from jsoftmax._losses import hits
 from jsoftmax._reduce import everywhere, group_sum, is_symbol, lie_as, row_max
@@ -366,7 +367,7 @@ class _Examples(NamedTuple):
     label: Array
     """int32 [N]."""
     weight: Array
-    """[N], the largest is 1."""
+    """[N], the largest is near 1."""
     temperature: Array | None
     """[N]; None is one."""
     valid: Array
@@ -423,11 +424,12 @@ def _pool(
         return in_front.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
     weight = by_example(jnp.where(kept, weight, 0))[:, 0]
-    most = lax.stop_gradient(jnp.max(weight, initial=0))
+    # By a power of two: not rounded, and its reciprocal is a float.
+    unit = unit_near(lax.stop_gradient(jnp.max(weight, initial=0)))
     return _Examples(
         by_example(jnp.where(kept, logits.astype(weight.dtype), -jnp.inf)),
         by_example(lie_as(label, logits))[:, 0],
-        weight / jnp.where(most > 0, most, 1),
+        weight * (1 / unit),
         None if temperature is None else by_example(jnp.where(kept, temperature, 1))[:, 0],
         jnp.all(~heeded | sound),
     )

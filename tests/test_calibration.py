@@ -176,21 +176,50 @@ class TestFit:
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_the_largest_and_the_smallest_floats(self, dtype: type) -> None:
-        """A temperature that is a float is found, also where 1 / T would be none."""
+        """A temperature that is a float is found, also where 1 / T or a gap of logits is none."""
         info = np.finfo(dtype)
-        row = np.array([[1, 0, 0.5, 1], [0, 1, 0.25, 0]])
-        labels = np.array([1, 1])
+        most, tiny = float(info.max), float(info.tiny)
+        close = functools.partial(np.testing.assert_allclose, rtol=float(info.eps) * 1000)
+        row, labels = np.array([[1, 0, 0.5, 1], [0, 1, 0.25, 0]]), np.array([1, 1])
         with jax.enable_x64(dtype == np.float64):
-            want = np.asarray(fit_temperature(jnp.asarray(row, dtype), labels), np.float64)
-            assert 4 < want < 8
-            for scale in (float(info.max) / 8, float(info.tiny) * 64):
-                x = jnp.asarray(row * scale, dtype)
-                np.testing.assert_allclose(fit_temperature(x, labels) / scale, want, rtol=1e-5)
-            # The gap of these is no float.
-            most = float(info.max)
-            x = np.array([[most, -most]] * 21, dtype)
-            got = fit_temperature(x, np.arange(21) // 20)
-            np.testing.assert_allclose(got / most, 2 / np.log(20), rtol=1e-5)
+            want = reference.fit_temperature(row, labels)
+            for scale in (most / 8, tiny * 64):
+                close(fit_temperature(jnp.asarray(row * scale, dtype), labels) / scale, want)
+            for number in (21, 21 * 2**15):
+                # A gap, and the sum of the labels' gaps, are no floats.
+                x, one_in = np.array([[most, -most]] * number, dtype), np.arange(number) % 21 == 0
+                close(fit_temperature(x, one_in.astype(int)) / most, 2 / np.log(20))
+            x, labels, weights = np.array([[1, -1]] * 21), np.arange(21) // 20, jnp.ones(21, dtype)
+            of_weights = jax.grad(lambda w, x: fit_temperature(x, labels, weights=w))
+            want = of_weights(weights, jnp.asarray(x, dtype))
+            got = of_weights(weights, jnp.asarray(most * x, dtype))
+            close(np.asarray(got) / most, want)
+            x = np.array([[64 * tiny, 0, -1]] * 1001, dtype)
+            got = fit_temperature(x, (np.arange(1001) == 7).astype(int))
+            close(got / tiny, 64 / np.log(1000))
+
+    def test_what_does_not_count_decides_no_scale(self) -> None:
+        """Rows of 1e-34, one of five wrong, beside one that is 1e64 times as large."""
+        small, large = 2.0**-112, 2.0**101
+        x = np.array([[small, 0]] * 5, np.float32)
+        labels = np.array([1, 0, 0, 0, 0])
+        want = small / np.log(4)
+        np.testing.assert_allclose(fit_temperature(x, labels), want, rtol=1e-5)
+        for row in ([large, 0], [large, -INF], [large, large]):
+            beside = np.concatenate([x, np.array([row], np.float32)])
+            label = [0 if row[1] == 0 else 1]
+            got = fit_temperature(beside, np.concatenate([labels, label]))
+            np.testing.assert_allclose(got, want, rtol=1e-5)
+        x = np.concatenate([x, np.array([[0, large]] * 5, np.float32)])
+        got = fit_temperature(x, np.concatenate([labels, 1 - labels]), per_class=True)
+        np.testing.assert_allclose(got, [want, large / np.log(4)], rtol=1e-5)
+
+    @pytest.mark.parametrize(("weight", "gap"), [(1e-35, 1e-3), (1e-30, 1e-8), (1e-3, 1e-30)])
+    def test_a_label_of_little_weight_tells(self, weight: float, gap: float) -> None:
+        x = np.array([[gap, 0], [gap, 0]], np.float32)
+        weights = np.array([1, weight], np.float32)
+        got = fit_temperature(x, np.array([0, 1]), weights=weights)
+        np.testing.assert_allclose(got, -gap / np.log(weight), rtol=1e-5)
 
     def test_scales_far_apart(self) -> None:
         """Rows at scales over 20 orders of magnitude: the likelihood falls as a power."""
@@ -521,6 +550,15 @@ class TestMeasures:
         for function in list(CASES.values())[2:]:
             got = function(x, labels, weights=counts.astype(np.float32) * np.float32(1e-3))
             chex.assert_trees_all_close(got, function(*repeated), rtol=1e-5)
+
+    @pytest.mark.parametrize("scale", [3e38, 1e38, 1e-37])
+    def test_weights_of_any_size(self, scale: float) -> None:
+        x, labels = data(50)
+        weights = np.linspace(0.5, 1, 50)
+        for function in CASES.values():
+            want = function(x, labels, weights=weights.astype(np.float32))
+            got = function(x, labels, weights=(scale * weights).astype(np.float32))
+            chex.assert_trees_all_close(got, want, rtol=1e-5)
 
     def test_limits_of_the_temperature(self) -> None:
         x = np.array([[3, 1, 3], [0, 1, 0], [2, 1, 0]], np.float32)

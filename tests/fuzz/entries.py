@@ -1,10 +1,8 @@
-"""What is fuzzed: each function of the registry as one of logits [.., V], and what pools its rows.
+"""What is fuzzed: each function of the registry as one of logits [.., V], and the others made such.
 
 A new row of the registry is among them without being asked.
 """
 
-import dataclasses
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -13,37 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsoftmax import OnlineSoftmax, calibration, cross_entropy
+from jsoftmax import OnlineSoftmax
 from tests import reference
+from tests.fuzz.fake import Fake, by_row
+from tests.fuzz.pooled import CALIBRATION
 from tests.reference import Row, cross_entropy_row, fenchel_young_row, log_softmax_row
 from tests.registry import LOSS, LOSS_OFF, ONE, REGISTRY, TEMPERATURE, Entry
 from tests.registry import cross_entropy_row as second_class_loss_row
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Fake(Entry):
-    """An entry that is not in the registry."""
-
-    call: Callable[..., Any] = lambda: None
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        return self.call
-
-
-def by_row(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of one row, its mask and its numbers as one of logits [N, V]."""
-
-    def of_logits(logits: Any, *, where: Any = None, **settings: Any) -> jax.Array:
-        x = jnp.asarray(logits)
-        where = jnp.broadcast_to(jnp.asarray(True if where is None else where), x.shape)
-        numbers = {name: jnp.broadcast_to(value, len(x)) for name, value in settings.items()}
-        return jax.vmap(lambda row, allowed, numbers: function(row, allowed, **numbers))(
-            x, where, numbers
-        ).astype(x.dtype)
-
-    return of_logits
-
 
 # --- hidden states and a weight --------------------------------------------------------------
 
@@ -113,117 +87,6 @@ SOFT: dict[str, Callable[..., float]] = {
 }
 
 
-# --- calibration -----------------------------------------------------------------------------
-
-WEIGHTS = np.array([0.75, 0.25])
-"""Each row is two examples that count so much."""
-
-
-def two_labels(size: int) -> Row:
-    """The second class, and the first."""
-    return np.array([min(1, size - 1), 0])
-
-
-def measured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A score of the two examples that a row makes, of two labels."""
-
-    def of_row(row: jax.Array, where: jax.Array, **heat: Any) -> jax.Array:
-        labels = jnp.asarray(two_labels(row.size), jnp.int32)
-        return pooled(function, row, where, labels, **heat)
-
-    return by_row(of_row)
-
-
-def right_and_wrong(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An error of the two examples that a row makes, of which the first is predicted right: it does
-    not jump where two classes are about equal."""
-
-    def of_row(row: jax.Array, where: jax.Array, **heat: Any) -> jax.Array:
-        first = jnp.argmax(jnp.where(where, row, -jnp.inf)).astype(jnp.int32)
-        second = jnp.minimum(jnp.where(first == 0, 1, 0), row.size - 1)
-        return pooled(function, row, where, jnp.stack([first, second]), **heat)
-
-    return by_row(of_row)
-
-
-def pooled(
-    function: Callable[..., Any], row: jax.Array, where: jax.Array, labels: jax.Array, **more: Any
-) -> jax.Array:
-    x, where = jnp.stack([row, row]), jnp.stack([where, where])
-    return function(x, labels, where=where, weights=jnp.asarray(WEIGHTS, row.dtype), **more)
-
-
-def at_the_fitted_temperature(row: jax.Array, where: jax.Array) -> jax.Array:
-    """The loss there, which is well-conditioned where the temperature itself is not."""
-    labels = jnp.asarray(two_labels(row.size), jnp.int32)
-    temperature = pooled(calibration.fit_temperature, row, where, labels)
-    x, where = jnp.stack([row, row]), jnp.stack([where, where])
-    x = x.astype(temperature.dtype)
-    losses = cross_entropy(x, labels, where=where, temperature=temperature)
-    return jnp.sum(losses * jnp.asarray(WEIGHTS, losses.dtype))
-
-
-def brier_row(x: Row, where: Row, temperature: float = 1.0) -> float:
-    p = reference.softmax_row(x, where, temperature)
-    if not reference.allowed_row(x, where).any():
-        return np.nan
-    distances = ((p - np.eye(x.size)[two_labels(x.size)]) ** 2).sum(-1)
-    return float(WEIGHTS @ distances)
-
-
-def error_row(x: Row, where: Row, temperature: float = 1.0) -> float:
-    p = reference.softmax_row(x, where, temperature)
-    if not reference.allowed_row(x, where).any():
-        return np.nan
-    return float(np.abs((1.0 if x.size == 1 else WEIGHTS[0]) - p.max()))
-
-
-def least_loss_row(x: Row, where: Row) -> float:
-    """The loss is convex in 1 / T: it is least at its root, or at one of the ends."""
-    both, labels = np.stack([x, x]), two_labels(x.size)
-    given = np.stack([where, where]), WEIGHTS
-    if reference.broken_row(x, where):
-        return np.nan
-    if not reference.allowed_row(x, where).any():
-        return 0.0
-    inside = reference.fit_temperature(both, labels, *given)
-    return min(reference.mean_nll(both, labels, t, *given) for t in (0.0, inside, np.inf))
-
-
-def calibrations() -> list[Entry]:
-    """The functions that pool examples, each over the two that a row makes."""
-    heated = functools.partial(
-        Fake, kind="reduction", settings=TEMPERATURE, off=ONE, differentiable=True
-    )
-    errors = {
-        "expected_calibration_error": "width",
-        "maximum_calibration_error": "mass",
-    }
-    return [
-        # Its derivatives have the scale of the logits: `test_calibration.py` has those.
-        Fake(
-            "fit_temperature",
-            kind="reduction",
-            row=least_loss_row,
-            call=by_row(at_the_fitted_temperature),
-            labelled=(0, 1),
-        ),
-        heated(
-            "brier_score", row=brier_row, call=measured(calibration.brier_score), labelled=(0, 1)
-        ),
-        *(
-            heated(
-                name,
-                row=error_row,
-                call=right_and_wrong(
-                    functools.partial(getattr(calibration, name), binning=binning)
-                ),
-            )
-            for name, binning in errors.items()
-        ),
-    ]
-
-
 # --- blocks that come one after the other ----------------------------------------------------
 
 
@@ -285,7 +148,7 @@ def fuzzed(entry: Entry) -> list[Entry]:
                 settings,
                 off,
                 differentiable=True,
-                forward=False,
+                forward=entry.forward,
                 labelled=(1,),
                 call=from_linear(entry.function),
             )
@@ -305,6 +168,8 @@ def fuzzed(entry: Entry) -> list[Entry]:
     return [entry] if "axis" in inspect.signature(entry.function).parameters else []
 
 
-EVERY = (*(form for entry in REGISTRY for form in fuzzed(entry)), *calibrations(), *ONLINE)
+UNBOUNDED = {f"{name}_of_soft_labels" for name in SOFT} | {"fit_temperature"}
+"""Of these z, or the temperature, may be no float where the result is one."""
+EVERY = (*(form for entry in REGISTRY for form in fuzzed(entry)), *CALIBRATION, *ONLINE)
 (SCALE,) = (entry for entry in REGISTRY if entry.name == "temperature_scale")
 (LOG_SOFTMAX,) = (entry for entry in REGISTRY if entry.name == "log_softmax")

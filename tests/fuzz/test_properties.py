@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 import jsoftmax
 from jsoftmax import calibration
 from tests import reference
-from tests.fuzz.entries import EVERY, Fake
+from tests.fuzz.entries import EVERY
 from tests.fuzz.every import PROPERTIES
+from tests.fuzz.fake import Fake
 from tests.fuzz.long import cells_of
 from tests.fuzz.properties import Property, ViolationError, check, examine, properties_of
 from tests.fuzz.strategies import CLASSES, at_random, batches
