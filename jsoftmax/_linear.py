@@ -495,10 +495,13 @@ def _logits(
     if softcap is not None:
         # A class taken out stays so.
         absent = x == -jnp.inf
-        off = softcap == jnp.inf
+        # The quotient by one cap for all may become a product with its reciprocal, a denormal.
+        unit = jnp.where(softcap > 1, 2.0**-30, 1)
         # The tanh of 64 is one, and its slope zero.
-        u = jnp.clip(jnp.where(absent, 0, x) / softcap, -64, 64)
-        x = jnp.where(absent | off, x, jnp.where(off, 1, softcap) * jnp.tanh(u))
+        u = jnp.clip(jnp.where(absent, 0, x * unit) / (softcap * unit), -64, 64)
+        as_it_is = jnp.abs(u) < float(jnp.finfo(u.dtype).eps) ** 0.5
+        capped = jnp.where(softcap == jnp.inf, 1, softcap) * jnp.tanh(u)
+        x = jnp.where(absent | as_it_is, x, capped)
     return (x if temperature is None else lax.optimization_barrier(x)), u, columns
 
 

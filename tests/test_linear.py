@@ -124,6 +124,19 @@ class TestEqualsDense:
         chex.assert_tree_all_finite(of_cap)
         np.testing.assert_array_equal(of_cap[::2], 0)
 
+    def test_a_large_soft_cap_is_none(self) -> None:
+        want = linear_cross_entropy(HIDDEN, WEIGHT, LABELS)
+        for cap in (1e10, 8e37, 1e38, 3e38, np.inf):
+            for given in (jnp.float32(cap), jnp.full(LABELS.shape, cap)):
+                got = linear_cross_entropy(HIDDEN, WEIGHT, LABELS, logit_softcap=given)
+                np.testing.assert_allclose(got, want, rtol=1e-6)
+        # As large as the logits, which are near the largest float.
+        hidden, weight = jnp.float32([[1e38]]), jnp.float32([[1.0, 0.5, 2.0]])
+        settings = {"logit_softcap": 1e38, "temperature": 1e38}
+        got = linear_log_prob(hidden, weight, jnp.array([1]), **settings)
+        capped = np.tanh([1.0, 0.5, 2.0])
+        np.testing.assert_allclose(got, [capped[1] - np.log(np.exp(capped).sum())], rtol=1e-6)
+
     @pytest.mark.slow
     def test_double_precision_and_numerical_derivatives(self) -> None:
         with jax.enable_x64(True):

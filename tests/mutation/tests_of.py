@@ -31,7 +31,7 @@ TESTS_OF = {
     "_temperature": (Stage(("temperature", "softmax"), 3),),
     "_divergence": (Stage(("entropy", "losses", "gradients"), 6),),
     "_sparse_root": (Stage(("sparse",), 3),),
-    "_sparse": (Stage(("sparse",), 3),),
+    "_sparse": (Stage(("sparse", "fenchel_young"), 3),),
     "_fenchel_young": (Stage(("fenchel_young",), 2),),
     "_relaxed": (Stage(("relaxed",), 2),),
     "_losses": (Stage(("losses",), 3),),
