@@ -247,7 +247,7 @@ def test_second_derivatives_through_a_loop(function: Function) -> None:
 
     def loss(x: jax.Array) -> jax.Array:
         y = jnp.atleast_1d(function(x))
-        return (y * jnp.cos(jnp.arange(y.size))).sum()
+        return (y * jnp.cos(jnp.arange(y.size, dtype=y.dtype))).sum()
 
     x = jnp.asarray(rows.normal(5, 1.0))
     want = jax.hessian(loss)(x)
