@@ -32,7 +32,7 @@ from jsoftmax._explicit import by_partitioner
 from jsoftmax._losses import Parts, combine
 from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import is_symbol, row_max, row_sum, shard_count, shard_index, vary_alike
-from jsoftmax._shift import inverse, shift
+from jsoftmax._shift import at_temperature, inverse, shift
 from jsoftmax._typing import Along, AxisName, Setting
 from jsoftmax._watch import watch_rows
 
@@ -495,10 +495,8 @@ def _logits(
     if softcap is not None:
         # A class taken out stays so.
         absent = x == -jnp.inf
-        # The quotient by one cap for all may become a product with its reciprocal, a denormal.
-        unit = jnp.where(softcap > 1, 2.0**-30, 1)
         # The tanh of 64 is one, and its slope zero.
-        u = jnp.clip(jnp.where(absent, 0, x * unit) / (softcap * unit), -64, 64)
+        u = jnp.clip(at_temperature(jnp.where(absent, 0, x), softcap), -64, 64)
         as_it_is = jnp.abs(u) < float(jnp.finfo(u.dtype).eps) ** 0.5
         capped = jnp.where(softcap == jnp.inf, 1, softcap) * jnp.tanh(u)
         x = jnp.where(absent | as_it_is, x, capped)

@@ -168,7 +168,7 @@ def fuzzed(entry: Entry) -> list[Entry]:
     return [entry] if "axis" in inspect.signature(entry.function).parameters else []
 
 
-UNBOUNDED = {f"{name}_of_soft_labels" for name in SOFT} | {"fit_temperature"}
+BEYOND_FLOATS = {f"{name}_of_soft_labels" for name in SOFT} | {"fit_temperature"}
 """Of these z, or the temperature, may be no float where the result is one."""
 EVERY = (*(form for entry in REGISTRY for form in fuzzed(entry)), *CALIBRATION, *ONLINE)
 (SCALE,) = (entry for entry in REGISTRY if entry.name == "temperature_scale")
