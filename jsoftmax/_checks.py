@@ -298,7 +298,8 @@ def check_labels(
             array = keep_or_fill(rows.where | jnp.isfinite(array), array, 0)
         if not watching():
             return array
-        return watch_weights(function, "labels", array, rows.along, _allowed_rows(rows))
+        some = _allowed_rows(rows.logits, rows.along)
+        return watch_weights(function, "labels", array, rows.along, some)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         also = " (class indices) or floating-point numbers (a distribution)" if distribution else ""
         raise TypeError(f"{function}: labels must be integers{also}, got dtype {array.dtype}")
@@ -321,7 +322,7 @@ def check_labels(
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
     if watching():
-        some = _allowed_rows(rows)
+        some = _allowed_rows(rows.logits, rows.along)
         heeded = some if heeded is None else some & heeded
         array = watch_values(
             function,
@@ -334,10 +335,10 @@ def check_labels(
     return jnp.expand_dims(_index(array, size), axis)
 
 
-def _allowed_rows(rows: Rows) -> Array:
+@partial(jax.jit, static_argnums=1)
+def _allowed_rows(logits: Array, along: Along) -> Array:
     """Which rows have an entry that is allowed, in the batch shape."""
-    count = row_sum(rows.logits != -jnp.inf, rows.along)
-    return jnp.squeeze(count, rows.along.axis) > 0
+    return jnp.squeeze(row_sum(logits != -jnp.inf, along), along.axis) > 0
 
 
 def check_block_size(function: str, block_size: int | None) -> int | None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
@@ -152,13 +152,7 @@ def watch_rows(
     watch = _watch()
     if watch is None or x.size == 0:
         return x
-    broken = row_sum(~(x < jnp.inf), along)
-    allowed = row_sum(x != -jnp.inf, along)
-    # 0 is right, 1 is a broken row, 2 an empty one.
-    state = jnp.where(broken > 0, 1, jnp.where(allowed > 0, 0, 2))
-    state = jnp.squeeze(state, along.axis)
-    if heeded is not None:
-        state = jnp.where(heeded, state, 0)
+    state = _state_of_rows(x, heeded, along)
     axes = _axes_of_shards()
 
     def problem(state: Values) -> str | None:
@@ -177,13 +171,22 @@ def watch_rows(
     return _shown(watch, x, state, problem)
 
 
+@partial(jax.jit, static_argnums=2)
+def _state_of_rows(x: Array, heeded: Array | None, along: Along) -> Array:
+    """0 is right, 1 is a broken row, 2 an empty one."""
+    broken = row_sum(~(x < jnp.inf), along)
+    allowed = row_sum(x != -jnp.inf, along)
+    state = jnp.where(broken > 0, 1, jnp.where(allowed > 0, 0, 2))
+    state = jnp.squeeze(state, along.axis)
+    return state if heeded is None else jnp.where(heeded, state, 0)
+
+
 def watch_weights(function: str, argument: str, x: Array, along: Along, heeded: Array) -> Array:
     """Rows of numbers that are finite and not negative, but for rows that are not heeded."""
     watch = _watch()
     if watch is None or x.size == 0:
         return x
-    bad = row_sum(~((x >= 0) & (x < jnp.inf)), along) > 0
-    bad = jnp.squeeze(bad, along.axis) & heeded
+    bad = _bad_weights(x, heeded, along)
     axes = _axes_of_shards()
 
     def problem(bad: Values) -> str | None:
@@ -195,6 +198,12 @@ def watch_weights(function: str, argument: str, x: Array, along: Along, heeded: 
         )
 
     return _shown(watch, x, bad, problem)
+
+
+@partial(jax.jit, static_argnums=2)
+def _bad_weights(x: Array, heeded: Array, along: Along) -> Array:
+    bad = row_sum(~((x >= 0) & (x < jnp.inf)), along) > 0
+    return jnp.squeeze(bad, along.axis) & heeded
 
 
 def watch_values(
@@ -209,7 +218,7 @@ def watch_values(
     watch = _watch()
     if watch is None or x.size == 0:
         return x
-    values = x if heeded is None else jnp.where(heeded, x, jnp.zeros_like(x))
+    values = x if heeded is None else _or_zero(heeded, x)
     axes = _axes_of_shards()
 
     def problem(values: Values) -> str | None:
@@ -243,7 +252,12 @@ def _shown(
         everywhere(jax.lax.stop_gradient(values)),
         vmap_method="expand_dims",
     )
-    return jnp.where(looked, x, jnp.zeros_like(x))
+    return _or_zero(looked, x)
+
+
+@jax.jit
+def _or_zero(chosen: Array, x: Array) -> Array:
+    return jnp.where(chosen, x, jnp.zeros_like(x))
 
 
 def _axes_of_shards() -> tuple[Hashable, ...]:

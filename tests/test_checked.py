@@ -360,6 +360,23 @@ def test_in_other_worlds() -> None:
         jsoftmax.checked(jax.jit(jsoftmax.softmax))(BAD.astype(np.float64))
 
 
+def test_an_eager_function_brings_nothing_to_the_device() -> None:
+    arguments = (
+        (jsoftmax.softmax, {}),
+        (jsoftmax.softmax, {"temperature": jnp.ones(4)}),
+        (jsoftmax.cross_entropy, {"labels": jnp.array([0, 5, 1, 2])}),
+        (jsoftmax.cross_entropy, {"labels": jsoftmax.softmax(GOOD)}),
+        (jsoftmax.entropy, {"where": jnp.ones((4, 6), bool)}),
+    )
+    x, bad = jnp.asarray(GOOD), jnp.asarray(BAD)
+    for function, keywords in arguments:
+        run = jsoftmax.checked(function)
+        with jax.transfer_guard("disallow"):
+            run(x, **keywords)
+            with raises(NOT_FINITE):
+                run(bad, **keywords)
+
+
 def test_what_is_no_function() -> None:
     with pytest.raises(TypeError, match="checked: function must be callable, got int"):
         jsoftmax.checked(3)
