@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.fuzz.strategies import Batch, Numbers, bad
+from tests.fuzz.strategies import CAP, Batch, Numbers, bad, capped
 from tests.fuzz.traits import entrywise, traits
 from tests.layouts import Layout
 from tests.reference import Row
@@ -151,7 +151,9 @@ class Facts:
     """Rows under their settings, in float64."""
 
     def __init__(self, x: Row, where: Row, settings: Numbers) -> None:
-        self.x = flushed(x).astype(np.float64)
+        given = self.x = flushed(x).astype(np.float64)
+        if CAP in settings:
+            self.x = capped(given, settings[CAP].astype(np.float64)[:, None])
         self.where = where
         self.settings = settings
         self.wide = np.float64 if x.dtype == np.float64 else np.float32
@@ -180,6 +182,16 @@ class Facts:
             self.farthest = np.max(self.z, -1, where=self.live, initial=0)
         self.magnitude = np.max(np.abs(self.x), -1, where=near, initial=0)
         """Of the entries that have mass."""
+        self.change: Row | float = 0.0
+        """By how much rounding moves z before there are logits: that of a cap does."""
+        if CAP in settings:
+            rounded = 8 * self.eps * self.magnitude
+            with np.errstate(all="ignore"):
+                self.change = np.where(self.temperature == 0, 0, rounded / self.temperature)
+            # At T = 0 rounding decides whether entries tie that were not equal before.
+            level = np.max(given, -1, where=self.live, initial=-np.inf)[:, None]
+            near = self.live & (given < level) & (gap <= rounded[:, None])
+            self.sound &= ~(near.any(-1) & (self.temperature == 0))
 
     @property
     def some(self) -> Row:

@@ -15,6 +15,7 @@ from jsoftmax import OnlineSoftmax
 from tests import reference
 from tests.fuzz.fake import Fake, by_row
 from tests.fuzz.pooled import CALIBRATION
+from tests.fuzz.strategies import CAP, capped
 from tests.reference import Row, cross_entropy_row, fenchel_young_row, log_softmax_row
 from tests.registry import LOSS, LOSS_OFF, ONE, REGISTRY, TEMPERATURE, Entry
 from tests.registry import cross_entropy_row as second_class_loss_row
@@ -44,10 +45,38 @@ def second_log_prob_row(x: Row, where: Row, temperature: float = 1.0) -> float:
     return log_softmax_row(x, where, temperature)[min(1, x.size - 1)]
 
 
-LINEAR = {
+LINEAR: dict[str, tuple[Callable[..., float], Any, Any]] = {
     "linear_cross_entropy": (second_class_loss_row, LOSS, LOSS_OFF),
     "linear_log_prob": (second_log_prob_row, TEMPERATURE, ONE),
 }
+
+
+def linear(entry: Entry) -> list[Entry]:
+    """As it is, and with a cap of the logits."""
+    row, settings, off = LINEAR[entry.name]
+
+    def form(name: str, row: Callable[..., float], settings: Any, off: Any) -> Fake:
+        return Fake(
+            name,
+            "reduction",
+            row,
+            settings,
+            off,
+            differentiable=True,
+            forward=entry.forward,
+            labelled=(1,),
+            call=from_linear(entry.function),
+        )
+
+    def capped_row(x: Row, where: Row, *numbers: float) -> float:
+        *others, cap = numbers
+        return row(capped(x, cap), where, *others) if cap > 0 else np.nan
+
+    settings_and_cap = settings | {CAP: (4.0, 30.0, 0.5)}
+    return [
+        form(entry.name, row, settings, off),
+        form(f"{entry.name}_capped", capped_row, settings_and_cap, off | {CAP: np.inf}),
+    ]
 
 
 # --- soft labels -----------------------------------------------------------------------------
@@ -90,28 +119,40 @@ SOFT: dict[str, Callable[..., float]] = {
 # --- blocks that come one after the other ----------------------------------------------------
 
 
-def in_three_blocks(x: jax.Array, where: Any) -> OnlineSoftmax:
-    """The state after three blocks of a row, with values that are one-hot."""
+def place_of(size: int, axis_name: Any) -> tuple[jax.Array | int, int]:
+    """Where a shard of so many entries begins, and how many there are on all shards."""
+    if axis_name is None:
+        return 0, size
+    return jax.lax.axis_index(axis_name) * size, jax.lax.axis_size(axis_name) * size
+
+
+def in_three_blocks(x: jax.Array, where: Any, axis_name: Any) -> OnlineSoftmax:
+    """The state after three blocks of a row, or of each shard of it, with values that are one-hot
+    in the whole row."""
     size = x.shape[-1]
-    values = jnp.eye(size, dtype=jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    start, whole = place_of(size, axis_name)
+    dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    values = jax.nn.one_hot(jnp.arange(size, dtype=jnp.int32) + start, whole, dtype=dtype)
     first, *others = (slice(size * i // 3, size * (i + 1) // 3) for i in range(3))
     where = jnp.broadcast_to(jnp.asarray(True if where is None else where), x.shape)
     state = OnlineSoftmax.of(x[..., first], values[first], where=where[..., first])
     for block in others:
         state = state.update(x[..., block], values[block], where=where[..., block])
-    return state
+    return state if axis_name is None else state.across(axis_name)
 
 
-def finished(logits: Any, *, where: Any = None) -> jax.Array:
+def finished(logits: Any, *, where: Any = None, axis_name: Any = None) -> jax.Array:
     """The weights themselves; where they are allowed, as a broken row is NaN throughout."""
     x = jnp.asarray(logits)
-    p = in_three_blocks(x, where).finish()
+    p = in_three_blocks(x, where, axis_name).finish()
+    start, _ = place_of(x.shape[-1], axis_name)
+    p = jax.lax.dynamic_slice_in_dim(p, start, x.shape[-1], axis=-1)
     return (p if where is None else jnp.where(where, p, 0)).astype(x.dtype)
 
 
-def summed(logits: Any, *, where: Any = None) -> jax.Array:
+def summed(logits: Any, *, where: Any = None, axis_name: Any = None) -> jax.Array:
     x = jnp.asarray(logits)
-    return in_three_blocks(x, where).logsumexp().astype(x.dtype)
+    return in_three_blocks(x, where, axis_name).logsumexp().astype(x.dtype)
 
 
 ONLINE = (
@@ -139,20 +180,7 @@ ONLINE = (
 def fuzzed(entry: Entry) -> list[Entry]:
     """The entry as it is fuzzed, over an axis of logits: one that has no such form is not."""
     if entry.kind == "linear":
-        row, settings, off = LINEAR[entry.name]
-        return [
-            Fake(
-                entry.name,
-                "reduction",
-                row,
-                settings,
-                off,
-                differentiable=True,
-                forward=entry.forward,
-                labelled=(1,),
-                call=from_linear(entry.function),
-            )
-        ]
+        return linear(entry)
     if entry.name in SOFT:
         soft = Fake(
             f"{entry.name}_of_soft_labels",

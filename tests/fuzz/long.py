@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
@@ -38,7 +39,7 @@ SHAPES = {1: (2048, 0.1), 7: (4096, 0.5), 130: (1024, 0.35), 2051: (64, 0.02)}
 
 The last is one of those that are summed and searched in blocks.
 """
-OWN = {7: (2048, 0.6), 130: (512, 0.35), 2051: (64, 0.02)}
+OWN = {1: (256, 0.02), 7: (2048, 0.58), 130: (512, 0.35), 2051: (64, 0.02)}
 """Where a property has programs of its own."""
 SPLIT = {7: (1024, 0.87), 2051: (64, 0.1)}
 """Where these are for meshes, of three kinds."""
@@ -50,7 +51,8 @@ SLOW = {"as_the_reference_says", "sharded_equals_dense", "jit_equals_eager", "op
 PATIENCE = 6
 """How many times the batches that were to be expected, before a cell is left with fewer rows."""
 
-Cells = dict[tuple[str, str], Count]
+Cells = dict[tuple[str, str, str], Count]
+"""By function, property, and the length of the rows."""
 
 
 def strict() -> None:
@@ -72,23 +74,33 @@ def quotas(rows: int) -> dict[str, int]:
     return {prop.name: LEAST if prop.name in SLOW else each for prop in PROPERTIES}
 
 
-def run(entry: Entry, prop: Property, quota: int, first_seed: int) -> tuple[Count, list[str]]:
-    """Batches of every shape until the quota is met."""
-    count, told = Count(), []
+def of_length(length: int, dtype: type[np.floating[Any]] = np.float32) -> str:
+    """How rows of a length are named."""
+    return str(length) if dtype == np.float32 else f"{length}, {dtype.__name__}"
+
+
+LENGTHS = (*map(of_length, SHAPES), *(of_length(length, np.float64) for length in DOUBLE))
+
+
+def run(
+    entry: Entry, prop: Property, quota: int, first_seed: int
+) -> tuple[dict[str, Count], list[str]]:
+    """Batches of every shape until the quota is met: the rows of each length."""
+    counts, told = {}, []
     seed = first_seed
     shapes = SPLIT if prop.name == "sharded_equals_dense" else SHAPES if prop.light else OWN
     for dtype, some in ((np.float32, shapes), (np.float64, DOUBLE)):
         for length, (n, share) in some.items():
-            of_shape, patience = 0, 1 + PATIENCE * math.ceil(share * quota / n)
-            while of_shape < share * quota and patience:
+            count, patience = Count(), 1 + PATIENCE * math.ceil(share * quota / n)
+            while count.checked < share * quota and patience:
                 with jax.enable_x64(dtype == np.float64):
                     found, message = examine(entry, prop, at_random(seed, n, length, dtype))
                 count += found
-                of_shape += found.checked
                 if message and len(told) < 3:
                     told.append(message)
                 seed, patience = seed + 1, patience - 1
-    return count, told
+            counts[of_length(length, dtype)] = count
+    return counts, told
 
 
 def run_function(name: str, quota: dict[str, int], seed: int) -> tuple[Cells, list[str]]:
@@ -98,19 +110,20 @@ def run_function(name: str, quota: dict[str, int], seed: int) -> tuple[Cells, li
     violations: list[str] = []
     for i, prop in enumerate(properties_of(entry, PROPERTIES)):
         # Other rows for each.
-        results[name, prop.name], told = run(entry, prop, quota[prop.name], seed + 20_000 * i)
+        counts, told = run(entry, prop, quota[prop.name], seed + 20_000 * i)
+        results |= {(name, prop.name, length): count for length, count in counts.items()}
         violations += told
     jax.clear_caches()
     gc.collect()
     return results, violations
 
 
-def as_json(cells: Cells) -> dict[str, list[int]]:
-    return {f"{function} {prop}": [*astuple(count)] for (function, prop), count in cells.items()}
+def as_json(cells: Cells) -> list[list[Any]]:
+    return [[*cell, *astuple(count)] for cell, count in cells.items()]
 
 
-def from_json(cells: dict[str, list[int]]) -> Cells:
-    return {(name.split()[0], name.split()[1]): Count(*count) for name, count in cells.items()}
+def from_json(cells: list[list[Any]]) -> Cells:
+    return {(function, prop, length): Count(*count) for function, prop, length, *count in cells}
 
 
 def run_all(rows: int, seed: int, processes: int, state: Path | None) -> tuple[Cells, list[str]]:
@@ -147,37 +160,49 @@ def run_all(rows: int, seed: int, processes: int, state: Path | None) -> tuple[C
     return {cell: n for entry in EVERY for cell, n in results[entry.name].items()}, violations
 
 
+def pairs(results: Cells) -> dict[tuple[str, str], dict[str, Count]]:
+    """For each function and property the counts by length."""
+    found: dict[tuple[str, str], dict[str, Count]] = {}
+    for (function, prop, length), count in results.items():
+        found.setdefault((function, prop), {})[length] = count
+    return found
+
+
 def table(results: Cells, place: int, heading: str) -> list[str]:
-    """Totals by function (0) or by property (1)."""
+    """Totals by function (0), by property (1) or by length (2)."""
     totals: dict[str, Count] = {}
-    cells: dict[str, int] = {}
+    met: dict[str, set[tuple[str, str]]] = {}
     for cell, count in results.items():
         totals[cell[place]] = totals.get(cell[place], Count()) + count
-        cells[cell[place]] = cells.get(cell[place], 0) + 1
-    other = "properties" if place == 0 else "functions"
+        met.setdefault(cell[place], set()).add(cell[:2])
     lines = [
-        f"| {heading} | {other} | rows | violations | decided by rounding |",
+        f"| {heading} | cells | rows | violations | decided by rounding |",
         "|---|---:|---:|---:|---:|",
     ]
     return lines + [
-        f"| `{name}` | {cells[name]} | {total.checked:,} | {total.wrong} | {total.rounding} |"
+        f"| `{name}` | {len(met[name])} | {total.checked:,} | {total.wrong} | {total.rounding} |"
         for name, total in totals.items()
     ]
 
 
 def every_cell(results: Cells) -> list[str]:
-    lines = ["| function | property | rows | violations | decided by rounding |"]
-    lines.append("|---|---|---:|---:|---:|")
-    return lines + [
-        f"| `{function}` | `{prop}` | {count.checked:,} | {count.wrong} | {count.rounding} |"
-        for (function, prop), count in results.items()
+    """Rows by length, and what became of them."""
+    lines = [
+        f"| function | property | {' | '.join(LENGTHS)} | violations | decided by rounding |",
+        "|---|---|" + "---:|" * (len(LENGTHS) + 2),
     ]
+    for (function, prop), counts in pairs(results).items():
+        rows = " | ".join(f"{counts.get(length, Count()).checked:,}" for length in LENGTHS)
+        total = sum(counts.values(), Count())
+        lines.append(f"| `{function}` | `{prop}` | {rows} | {total.wrong} | {total.rounding} |")
+    return lines
 
 
 def write(results: Cells, violations: list[str], given: argparse.Namespace, minutes: float) -> str:
     """The report, as Markdown."""
     total = sum(results.values(), Count())
-    fewest = min(results, key=lambda cell: results[cell].checked)
+    cells = {cell: sum(counts.values(), Count()) for cell, counts in pairs(results).items()}
+    fewest = min(cells, key=lambda cell: cells[cell].checked)
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "NumPy": np.__version__}
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines = [
@@ -190,8 +215,8 @@ def write(results: Cells, violations: list[str], given: argparse.Namespace, minu
         "",
         f"- {total.checked:,} rows checked, **{total.wrong} violations**",
         f"- {total.rounding} rows decided by rounding",
-        f"- {len(EVERY)} functions, {len(PROPERTIES)} properties, {len(results)} cells",
-        f"- the least in a cell: {results[fewest].checked:,} (`{fewest[0]}`, `{fewest[1]}`)",
+        f"- {len(EVERY)} functions, {len(PROPERTIES)} properties, {len(cells)} cells",
+        f"- the least in a cell: {cells[fewest].checked:,} (`{fewest[0]}`, `{fewest[1]}`)",
         f"- rows of {', '.join(map(str, SHAPES))} entries, of {len(CLASSES)} classes, float32; of",
         f"  {', '.join(map(str, DOUBLE))} in float64; for one property bfloat16 and float16",
         f"- `python -m tests.fuzz.long --rows {given.rows} --seed {given.seed}`",
@@ -208,7 +233,13 @@ def write(results: Cells, violations: list[str], given: argparse.Namespace, minu
         "",
         *table(results, 0, "function"),
         "",
+        "## By length",
+        "",
+        *table(results, 2, "entries"),
+        "",
         "## Every cell",
+        "",
+        "Rows of each length.",
         "",
         *every_cell(results),
         "",

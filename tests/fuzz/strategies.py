@@ -241,6 +241,7 @@ def at_random(seed: int, n: int, length: int, dtype: Any = np.float32) -> Batch:
 
 # --- settings --------------------------------------------------------------------------------
 
+CAP = "logit_softcap"
 SPECIAL = {
     "temperature": (1.0, 0.0, -0.0, np.inf, np.nan, -1.0, TINY, float(FLOAT.max), 0.5, 2.0),
     "alpha": (1.5, 1.0, 2.0, 4.0, np.nan, 0.5, 5.0, 1 + 2.0**-20),
@@ -252,6 +253,7 @@ SPECIAL = {
     "min_p": (0.5, 0.0, 1.0, np.nan, -1.0, 2.0, TINY, 0.125),
     "epsilon": (0.5, 0.0, 1.0, np.nan, -1.0, 2.0, TINY, 0.125),
     "n": (1.0, 0.0, np.nan, -1.0, np.inf, TINY),
+    CAP: (4.0, np.inf, 0.0, np.nan, -1.0, TINY, float(FLOAT.max), 1e38),
 }
 """By the name without "top_"; the first is an ordinary one."""
 
@@ -266,6 +268,7 @@ ORDINARY: dict[str, Callable[[Row, int], Row]] = {
     "min_p": lambda u, _: 10 ** (-6 * u),
     "epsilon": lambda u, _: 10 ** (-6 * u),
     "n": lambda u, _: 4 * u,
+    CAP: lambda u, _: np.exp2(16 * u - 4),
 }
 EACH = 0.03
 """How often each special value comes."""
@@ -306,7 +309,14 @@ BAD: dict[str, Callable[[Row], Row]] = {
     "alpha": lambda a: (a < 1) | (a > 4),
     "label_smoothing": lambda s: (s < 0) | (s > 1),
     "z_loss": lambda w: w < 0,
+    CAP: lambda c: c <= 0,
 }
+
+
+def capped(x: Row, cap: Row | float) -> Row:
+    """c tanh(x / c), in float64; an entry that is not there stays so."""
+    with np.errstate(all="ignore"):
+        return np.where((x == -np.inf) | (cap == np.inf), x, cap * np.tanh(x / cap))
 
 
 def bad(settings: Numbers, n: int) -> Row:

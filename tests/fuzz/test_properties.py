@@ -1,5 +1,6 @@
 """Every property of every function, driven by hypothesis; and that the properties can fail."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 import jsoftmax
 from jsoftmax import calibration
 from tests import reference
-from tests.fuzz.entries import EVERY
+from tests.fuzz.entries import EVERY, from_linear
 from tests.fuzz.every import PROPERTIES
 from tests.fuzz.fake import Fake
 from tests.fuzz.long import cells_of
@@ -128,7 +129,9 @@ def test_what_the_reference_says_of_each_function() -> None:
     }  # fmt: skip
     shifts = {entry.name: traits(entry).shift for entry in EVERY}
     assert shifts["logsumexp"] == 1
-    assert [name for name, shift in shifts.items() if shift is None] == ["temperature_scale"]
+    assert {name for name, shift in shifts.items() if shift is None} == {
+        "temperature_scale", "linear_cross_entropy_capped", "linear_log_prob_capped",
+    }  # fmt: skip
     assert [e.name for e in EVERY if traits(e).scale_free] == ["fit_temperature"]
     assert [e.name for e in EVERY if e.kind == "mask" and not traits(e).upward] == ["typical_mask"]
 
@@ -315,7 +318,19 @@ def k_mask(call: Callable[..., Any], *, ties: bool = False) -> Fake:
     return Fake("broken", "mask", row, values, {"k": 0.0}, required=True, call=call, ties=ties)
 
 
-BROKEN = {
+def with_a_hard_cap(*data: Any, logit_softcap: Any, **keywords: Any) -> jax.Array:
+    hidden, weight, label = data
+    bent = jnp.clip(weight, -logit_softcap, logit_softcap)
+    return jsoftmax.linear_log_prob(hidden, bent, label, **keywords)
+
+
+def capped_log_prob(call: Callable[..., Any]) -> Entry:
+    (entry,) = (entry for entry in EVERY if entry.name == "linear_log_prob_capped")
+    assert isinstance(entry, Fake)
+    return dataclasses.replace(entry, name="broken", call=from_linear(call))
+
+
+BROKEN: dict[str, tuple[Entry, str]] = {
     "softmax that does not subtract the largest": (
         softmax_like(without_the_maximum), "on_the_simplex shifted_alike"),
     "NaN that reaches other rows": (
@@ -361,6 +376,7 @@ BROKEN = {
         Fake("broken", "token", reference.truncation_row, TRUNCATION, TRUNCATION_OFF,
              keyed=True, call=of_one_key),
         "vmapped_alike"),
+    "a cap that does not bend": (capped_log_prob(with_a_hard_cap), "as_the_reference_says"),
     "a draw that ignores the mask": (
         Fake("broken", "token", reference.truncation_row, TRUNCATION, TRUNCATION_OFF,
              keyed=True, call=ignoring_the_mask),
@@ -369,7 +385,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("entry", "names"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_function_is_caught(entry: Fake, names: str) -> None:
+def test_a_broken_function_is_caught(entry: Entry, names: str) -> None:
     for name in names.split():
         prop = NAMED[name]
         assert prop.applies(entry, traits(entry)), name

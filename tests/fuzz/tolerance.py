@@ -33,7 +33,7 @@ LARGEST_CHANGE = 0.01
 def tolerance(traits: Traits, facts: Facts, y: Row, change: Row | float = 0.0) -> Row:
     """The largest difference of results like `y`, per entry or per row."""
     n, length = facts.x.shape
-    per_row = np.broadcast_to(change, n)
+    per_row = np.broadcast_to(change + facts.change, n)
     log = 1 + np.log(length)
     size = np.abs(np.where(np.isfinite(y), y, 0).astype(np.float64))
     rounded: Row | float = 0.0

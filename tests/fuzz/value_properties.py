@@ -5,9 +5,9 @@ import numpy as np
 from tests.fuzz.calls import Facts, flushed, outcome, value
 from tests.fuzz.entries import BEYOND_FLOATS, SCALE
 from tests.fuzz.properties import Verdict, holds_for
-from tests.fuzz.strategies import Batch, Numbers
+from tests.fuzz.strategies import CAP, Batch, Numbers
 from tests.fuzz.tolerance import FARTHEST, LARGEST_CHANGE, differs, tolerance, unequal
-from tests.fuzz.traits import QUIET, entrywise, traits
+from tests.fuzz.traits import QUIET, Traits, entrywise, traits
 from tests.reference import Row
 from tests.registry import Entry
 
@@ -203,7 +203,11 @@ def shifted_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     return Verdict(checked, differs(got, want, allowed), settings=settings)
 
 
-@holds_for(lambda entry, _: "temperature" in entry.settings and entry.kind != "relaxed")
+def is_divided_by_t(entry: Entry, _: Traits) -> bool:
+    return "temperature" in entry.settings and entry.kind != "relaxed" and CAP not in entry.settings
+
+
+@holds_for(is_divided_by_t)
 def temperatures_compose(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     """T of x / S is T S of x: to the bit of a mask or a draw, where S is a power of two."""
     scale, t = batch.factor, settings["temperature"]
