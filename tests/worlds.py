@@ -143,6 +143,9 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "sparse::test_alpha_out_of_range",
             "torch::test_labels_that_are_an_error",
         ),
+        "a setting that lies on one device has to go to all of a mesh": (
+            "plain_jit::test_settings_of_eager_calls_without_a_mesh_around_them",
+        ),
         "without jit as well, every constant is a transfer": (
             "checked::test_in_other_worlds",
             "contracts::test_no_leaked_tracers_and_no_jit",
