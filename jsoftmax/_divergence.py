@@ -245,7 +245,9 @@ def _kl_divergence_jvp(
         u = _log_ratio(z_p, z_q, q_total - p_total)
         change = jnp.zeros_like(z_p)
         if of_p is not None or of_temperature is not None:
-            change -= p * (u + finite) * scaled_tangent(z_p, of_p, of_temperature)
+            # Where there is no mass the log-ratio may be the largest float.
+            slope = p * (jnp.where(p == 0, 0, u) + finite)
+            change -= slope * scaled_tangent(z_p, of_p, of_temperature)
         if of_q is not None or of_temperature is not None:
             change += (q - p) * scaled_tangent(z_q, of_q, of_temperature)
         return row_sum(change, along)

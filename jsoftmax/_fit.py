@@ -50,7 +50,7 @@ def fit(logits: Array, label: Array, weight: Array, group: Array | None, count: 
     Args:
       logits: [N, V], free of NaN and +inf; -inf where a class is not allowed.
       label: int32 [N], in range where the weight is not 0.
-      weight: [N] in the compute dtype, as `telling` gives it, the largest near 1.
+      weight: [N] in the compute dtype, as `telling` gives it.
       group: int32 [N], which group a row is of; None: all are of one.
       count: how many groups there are. One without weight gets 1.
     """
@@ -69,6 +69,9 @@ def _fit_jvp(
     logits, label, weight, group = primals
     temperature = fit(logits, label, weight, group, count)
     of_logits, of_weight = drop_zeros((tangents[0], tangents[2]))
+    per_unit = _per_unit(weight, group, count)
+    weight = weight * per_unit
+    of_weight = None if of_weight is None else of_weight * per_unit
     sums = partial(group_sum, group=group, count=count)
     inside = (temperature > 0) & (temperature < jnp.inf) & (sums(weight) > 0)
     finite = jnp.where(inside, temperature, 1)
@@ -110,6 +113,7 @@ def solve(
     x = logits.astype(compute_dtype(logits.dtype))
     peak, most = row_peak(x, _ROWS), float(jnp.finfo(x.dtype).max)
     sums = partial(group_sum, group=group, count=count)
+    weight = weight * _per_unit(weight, group, count)
     at_label = _at(x, label)[:, None]
     # In units of the labels' largest gap no sum overflows, and no b = 1 / T underflows.
     labels_gap = jnp.where(weight > 0, jnp.minimum(peak - at_label, most)[:, 0], 0)
@@ -203,6 +207,12 @@ def _search(
     first = _State(start, jnp.zeros_like(high), high, far, done, first_round())
     found = lax.while_loop(goes_on, step, first)
     return found.slope, found.steps
+
+
+def _per_unit(weight: Array, group: Array | None, count: int) -> Array:
+    """What takes the largest weight of each group near 1: a power of two, for each row or one."""
+    unit = unit_near(group_max(lax.stop_gradient(weight), group, count))
+    return _of_rows(1 / unit, group)
 
 
 def _of_rows(number: Array, group: Array | None) -> Array:

@@ -130,9 +130,9 @@ def linear_cross_entropy(
         derivative (``jax.jvp``) is asked for.
       ValueError: a shape or a static setting that is not allowed; static labels out of range.
 
-    Edge cases: as `cross_entropy`. A label whose class is taken out costs inf with gradient 0; a
-    traced label out of range gives NaN with gradient 0, so that ``jnp.where(labels >= 0, loss, 0)``
-    is safe; a row of nothing but -inf costs 0.
+    Edge cases: as `cross_entropy`; a cap hides no logit of +inf. A label whose class is taken out
+    costs inf with gradient 0; a traced label out of range gives NaN with gradient 0, so that
+    ``jnp.where(labels >= 0, loss, 0)`` is safe; a row of nothing but -inf costs 0.
 
     Source: Milakov and Gimelshein (2018), the online normaliser; Wijmans et al. (2024), Cut your
     losses in large-vocabulary language models.
@@ -336,7 +336,9 @@ def _merged(
 def _log_prob(parts: Parts, temperature: Array | None) -> Array:
     loss = combine(parts._replace(label=None), temperature, None, None)
     result = jnp.where(parts.nothing, -jnp.inf, -loss)
-    return result if parts.label is None else jnp.where(parts.label >= 0, result, jnp.nan)
+    if parts.label is None:
+        return result
+    return jnp.where((parts.label >= 0) | parts.nothing, result, jnp.nan)
 
 
 @partial(jax.jit, inline=True)
@@ -447,11 +449,9 @@ def _sums_backward(plan: Plan, kept: Kept, cotangents: Sums) -> Gradients:
         if temperature is not None:
             of_temperature = -row_sum(mass * jnp.where(z == -jnp.inf, 0, z), _ROW)
         if u is not None:
-            # c tanh(u), u = y / c: slope 1 - tanh(u)^2 by y, and tanh(u) - u slope by c
-            bounded = jnp.tanh(u)
-            slope = (1 - bounded) * (1 + bounded)
-            of_cap = row_sum(of_logits * (bounded - u * slope), _ROW)
-            of_logits = of_logits * slope
+            by_logit, by_cap = _slopes(u)
+            of_cap = row_sum(of_logits * by_cap, _ROW)
+            of_logits = of_logits * by_logit
         of_bias = None
         if bias is not None:
             of_bias = jnp.sum(of_logits, axis=0).astype(bias.dtype)
@@ -493,14 +493,27 @@ def _logits(
         x = x + lax.dynamic_slice_in_dim(bias, start, size).astype(x.dtype)[None]
     u = None
     if softcap is not None:
-        # A class taken out stays so.
-        absent = x == -jnp.inf
+        # A class taken out stays so, and a row that is broken.
+        infinite = jnp.isinf(x)
         # The tanh of 64 is one, and its slope zero.
-        u = jnp.clip(at_temperature(jnp.where(absent, 0, x), softcap), -64, 64)
+        u = jnp.clip(at_temperature(jnp.where(infinite, 0, x), softcap), -64, 64)
         as_it_is = jnp.abs(u) < float(jnp.finfo(u.dtype).eps) ** 0.5
         capped = jnp.where(softcap == jnp.inf, 1, softcap) * jnp.tanh(u)
-        x = jnp.where(absent | as_it_is, x, capped)
+        x = jnp.where(infinite | as_it_is, x, capped)
     return (x if temperature is None else lax.optimization_barrier(x)), u, columns
+
+
+def _slopes(u: Array) -> tuple[Array, Array]:
+    """Of c tanh(y / c) by y, 1 / cosh(u)^2 at u = y / c, and by c, tanh(u) - u / cosh(u)^2."""
+    power = jnp.exp(-2 * jnp.abs(u))
+    by_logit = 4 * power / ((1 + power) * (1 + power))
+    # The latter is (sinh(2 u) - 2 u) / (2 cosh(u)^2), near 0 by its series.
+    small = jnp.abs(u) < 0.5
+    v = jnp.where(small, 2 * u, 0)
+    series = jnp.zeros_like(u)
+    for k in range(10 if u.dtype == jnp.float32 else 18, 0, -2):
+        series = (1 + series) * v * v / (k * (k + 1))
+    return by_logit, jnp.where(small, by_logit * series * v / 2, jnp.tanh(u) - u * by_logit)
 
 
 def _products(of_logits: Array, hidden: Array, columns: Array, plan: Plan) -> tuple[Array, Array]:

@@ -148,10 +148,12 @@ def combine(
         loss = (1 - smoothing) * loss + smoothing * uniform
         infinite = (infinite & (smoothing < 1)) | (far & (smoothing > 0))
     if z_loss is not None:
-        log_sum, beyond = _log_sum(parts, temperature)
-        finite = jnp.where(beyond, 0, log_sum)
+        log_sum, far = _log_sum(parts, temperature)
+        weighed = lax.stop_gradient(z_loss * log_sum)
+        far = far | jnp.isinf(weighed * log_sum)
+        finite = jnp.where(far, 0, log_sum)
         loss = loss + z_loss * finite * finite
-        infinite = infinite | (beyond & (z_loss > 0))
+        infinite = infinite | (far & (z_loss > 0))
     loss = jnp.where(infinite & ~jnp.isnan(loss), jnp.inf, loss)
     # Weights that are no numbers, and a negative one on a class of probability 0.
     broken = ~jnp.isfinite(parts.mass) | (parts.cost == -jnp.inf)
@@ -163,14 +165,14 @@ def combine(
 
 
 def _log_sum(parts: Parts, temperature: Array | None) -> tuple[Array, Array]:
-    """Compute log sum exp(x / T), and whether its square is infinite."""
+    """Compute log sum exp(x / T), and whether it is infinite."""
     peak = jnp.where(parts.nothing, 0, parts.peak)
     if temperature is None:
         log_sum = peak + parts.log_total
-        return log_sum, jnp.isinf(log_sum * log_sum)
+        return log_sum, jnp.isinf(log_sum)
     limit = temperature == 0
     log_sum = at_temperature(peak, jnp.where(limit, 1, temperature)) + parts.log_total
-    return log_sum, jnp.isinf(log_sum * log_sum) | (limit & (peak != 0))
+    return log_sum, jnp.isinf(log_sum) | (limit & (peak != 0))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))

@@ -43,8 +43,9 @@ class OnlineSoftmax(NamedTuple):
 
     Edge cases: a row with nothing allowed finishes as 0, with gradient 0. A -inf or disallowed
     entry has weight 0 and gradient 0; its value is still multiplied by that 0, so values must be
-    finite. A NaN or +inf logit makes its row NaN. A sink, a logit that takes mass and gives
-    nothing, is a block of one entry whose value is 0.
+    finite, and so must their weighted sum, which is taken before the division. A NaN or +inf logit
+    makes its row NaN. A sink, a logit that takes mass and gives nothing, is a block of one entry
+    whose value is 0.
 
     Source: Milakov and Gimelshein (2018), Online normalizer calculation for softmax; Rabe and
     Staats (2021), Self-attention does not need O(n^2) memory.

@@ -20,6 +20,7 @@ from jsoftmax._checks import (
     check_rows,
     check_setting,
     keep_or_fill,
+    unbounded,
 )
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import counting, floor_of, select_top_k, select_top_p, top_p_limit
@@ -258,7 +259,8 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
     Raises:
       TypeError: logits are not real numbers, `mask` is not boolean, `fill` is not a real number, or
         it is infinite and the logits' dtype has no infinity (an array of jax is not looked into).
-      ValueError: the mask does not broadcast to the logits' shape.
+      ValueError: the mask does not broadcast to the logits' shape, or `fill` is beyond the floats
+        of a dtype without infinity.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -269,16 +271,29 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
     """
     array = check_logits("mask_logits", logits)
     keep = check_mask("mask_logits", "mask", mask, array.shape)
-    if isinstance(fill, float):
-        if np.isinf(fill):
-            check_infinity("mask_logits", "logits", array)
-        return keep_or_fill(keep, array, fill)
-    value = check_logits("mask_logits", fill, "fill")
+    number = unbounded(fill)
+    if isinstance(number, float):
+        _check_fill(number, array)
+        return keep_or_fill(keep, array, number)
+    value = check_logits("mask_logits", number, "fill")
     if value.ndim != 0:
         raise ValueError(f"mask_logits: fill must be a single number, got shape {value.shape}")
-    if isinstance(fill, np.ndarray | np.generic) and np.isinf(np.asarray(fill, np.float64)):
-        check_infinity("mask_logits", "logits", array)
+    if not isinstance(number, jax.Array):
+        _check_fill(float(np.asarray(number)), array)
     return jnp.where(keep, array, value.astype(array.dtype))
+
+
+def _check_fill(fill: float, array: Array) -> None:
+    """Check a static value: where a dtype has no infinity, what is beyond its floats is NaN."""
+    with np.errstate(over="ignore"):
+        filled = np.asarray(fill, array.dtype)
+    if np.isinf(fill):
+        check_infinity("mask_logits", "logits", array)
+    elif np.isnan(filled) and not np.isnan(fill):
+        raise ValueError(
+            f"mask_logits: fill must be a number that the logits' dtype {array.dtype} has, at most "
+            f"{float(jnp.finfo(array.dtype).max)}, got fill={fill}"
+        )
 
 
 @partial(jax.jit, static_argnums=2)

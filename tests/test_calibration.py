@@ -327,6 +327,23 @@ class TestPerClass:
         p = jsoftmax.softmax(x, temperature=temperature)
         np.testing.assert_array_equal(jnp.argmax(p, -1), predicted)
 
+    @pytest.mark.parametrize("weight", [1.0, 1e-30, 1e-36, 3e-37])
+    def test_a_class_of_little_weight_is_fitted_alone(self, weight: float) -> None:
+        x = jnp.array([[0, 0.02, -0.01], [0, 0.02, 0.01], [0, 0.02, 0.01], [0.02, 0, -0.01]])
+        labels, weights = jnp.array([1, 1, 0, 0]), jnp.array([weight] * 3 + [1.0])
+
+        def second(x: jax.Array, weights: jax.Array) -> jax.Array:
+            return fit_temperature(x, labels, weights=weights, per_class=True)[1]
+
+        def alone(x: jax.Array, weights: jax.Array) -> jax.Array:
+            return fit_temperature(x[:3], labels[:3], weights=weights[:3])
+
+        np.testing.assert_allclose(second(x, weights), alone(x, jnp.ones(4)), rtol=1e-6)
+        of_x, of_weights = jax.grad(second, (0, 1))(x, weights)
+        want, by_weight = jax.grad(alone, (0, 1))(x, jnp.ones(4))
+        np.testing.assert_allclose(of_x, want, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(of_weights * weight, by_weight, rtol=1e-4, atol=1e-8)
+
     def test_limits_and_classes_without_weight(self) -> None:
         x, labels = data(500, 3)
         predicted = x.argmax(-1)

@@ -360,6 +360,23 @@ def test_in_other_worlds() -> None:
         jsoftmax.checked(jax.jit(jsoftmax.softmax))(BAD.astype(np.float64))
 
 
+def test_a_soft_cap_that_is_zero_or_a_denormal() -> None:
+    """On the threads where the host computes for a program a denormal is zero."""
+
+    @jax.jit
+    def loss(cap: jax.Array) -> jax.Array:
+        labels = jnp.arange(4)
+        return jsoftmax.linear_cross_entropy(GOOD, jnp.ones((6, 5)), labels, logit_softcap=cap)
+
+    run = jsoftmax.checked(loss)
+    run(jnp.float32(2e-38))
+    for bad in (0.0, -0.0, 1e-39, -1.0, np.nan):
+        with raises("^linear_cross_entropy: logit_softcap must be a number > 0"):
+            run(jnp.float32(bad))
+    with raises(r"got logit_softcap=0\.0 in row \(1,\)"):
+        run(jnp.array([1.0, 0.0, np.inf, 30.0]))
+
+
 def test_an_eager_function_brings_nothing_to_the_device() -> None:
     arguments = (
         (jsoftmax.softmax, {}),

@@ -609,6 +609,21 @@ def test_mask_logits(dtype: str) -> None:
     np.testing.assert_array_equal(host(filled), np.where(WHERE, host(x), -1024))
 
 
+@pytest.mark.parametrize("fill", [-(10**10), np.int64(-(10**10)), np.asarray(-(10**10))])
+def test_mask_logits_with_a_large_integer(fill: Any) -> None:
+    got = jsoftmax.mask_logits(jnp.ones(2), np.array([True, False]), fill=fill)
+    np.testing.assert_array_equal(got, [1, -1e10])
+
+
+def test_integers_of_64_bits_are_not_wrapped() -> None:
+    least = np.iinfo(np.int64).min
+    np.testing.assert_array_equal(jsoftmax.softmax(np.array([5, least])), [1, 0])
+    np.testing.assert_array_equal(jsoftmax.softmax(np.array([2**33, 5])), [1, 0])
+    np.testing.assert_array_equal(jsoftmax.logsumexp(np.array([2**63], np.uint64)), 2.0**63)
+    loss = jsoftmax.linear_cross_entropy(np.array([[10**10, 0]]), np.eye(2), np.array([1]))
+    np.testing.assert_array_equal(loss, [1e10])
+
+
 def test_mask_logits_broadcasts_promotes_and_differentiates() -> None:
     x = np.arange(6).reshape(2, 3)
     got = jsoftmax.mask_logits(x, np.array([True, False, True]))

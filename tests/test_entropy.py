@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jsoftmax import entropy, softmax
+from jsoftmax import entropy, kl_divergence, softmax
 from tests import reference, rows
 
 INF = np.inf
@@ -65,6 +65,26 @@ def test_gradient_with_minus_infinity_is_that_of_the_rest() -> None:
     np.testing.assert_array_equal(gradient[~finite], 0)
     hessian = jax.hessian(entropy)(jnp.asarray(x))
     chex.assert_tree_all_finite(hessian)
+
+
+def test_gradient_of_a_divergence_near_the_largest_float() -> None:
+    """Logits that are masked by the least float, as they often are, at different entries."""
+    least = np.finfo(np.float32).min
+    p, q = jnp.array([0.0, least]), jnp.array([least, 0.0])
+    of_p, of_q = jax.grad(kl_divergence, (0, 1))(p, q)
+    np.testing.assert_array_equal(of_p, [0, 0])
+    np.testing.assert_array_equal(of_q, [-1, 1])
+    p, q = np.array([0.0, 1.0, least]), np.array([least, 0.0, 1.0])
+    want = p_of_kl(p.astype(np.float64), q.astype(np.float64))
+    got = jax.grad(kl_divergence)(*map(jnp.float32, (p, q)))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def p_of_kl(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
+    """The gradient of the divergence by p's logits: p (log p - log q - KL)."""
+    log_p, log_q = (x - reference.logsumexp_row(x, np.True_) for x in (p_logits, q_logits))
+    p = np.exp(log_p)
+    return p * (log_p - log_q - np.sum(p * (log_p - log_q)))
 
 
 def test_underflowed_probabilities_have_no_effect() -> None:

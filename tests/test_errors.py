@@ -260,6 +260,21 @@ def test_mask_logits() -> None:
         )
 
 
+def test_a_fill_beyond_a_dtype_without_infinity() -> None:
+    x, mask = jnp.ones(2, jnp.float8_e4m3fn), np.array([True, False])
+    for bad in (-1e4, -(10**4), np.float64(-1e300), np.asarray(-1e4), np.int64(-(10**9))):
+        expect(
+            ValueError,
+            lambda bad=bad: jsoftmax.mask_logits(x, mask, fill=bad),
+            "mask_logits",
+            "fill",
+            "float8_e4m3fn",
+            "448",
+            str(float(bad)),
+        )
+    np.testing.assert_array_equal(jsoftmax.mask_logits(x, mask, fill=-448.0), [1, -448])
+
+
 @every_function
 def test_probabilities_outside_the_unit_interval_are_no_error(entry: Entry) -> None:
     for name in ("p", "top_p", "mass"):

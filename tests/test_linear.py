@@ -124,6 +124,38 @@ class TestEqualsDense:
         chex.assert_tree_all_finite(of_cap)
         np.testing.assert_array_equal(of_cap[::2], 0)
 
+    @pytest.mark.parametrize("cap", [0.01, 0.5, 1.9, 2.1, 10.0, 1e3, 1e6])
+    def test_gradients_of_any_soft_cap(self, cap: float) -> None:
+        """By the cap: near 0 it is a difference of two that are about equal."""
+        with jax.enable_x64(True):
+            x = np.array([1.0, -0.7, 0.3])
+            p = np.exp(cap * np.tanh(x / cap))
+            p = p / p.sum() - [0, 1, 0]
+            u = x.astype(np.longdouble) / cap
+            slope = 1 / np.cosh(u) ** 2
+            by_cap = np.float64(
+                np.sum(p * np.where(abs(u) < 1e-3, 2 * u**3 / 3, np.tanh(u) - u * slope))
+            )
+            by_logit = np.float64(p * slope)
+
+        def loss(c: jax.Array, w: jax.Array) -> jax.Array:
+            label = jnp.array([1])
+            return linear_cross_entropy(jnp.ones((1, 1)), w, label, logit_softcap=c)[0]
+
+        of_cap, of_weight = jax.grad(loss, (0, 1))(jnp.float32(cap), jnp.float32(x)[None])
+        np.testing.assert_allclose(of_weight[0], by_logit, rtol=1e-5, atol=1e-36)
+        np.testing.assert_allclose(of_cap, by_cap, rtol=1e-5)
+
+    def test_a_soft_cap_hides_no_infinity(self) -> None:
+        weight = jnp.array([[2.0, 1.0, -2.0]])
+        labels = jnp.arange(3)
+        for hidden, cap in ((2e38, 30.0), (2e38, jnp.inf), (np.nan, 30.0)):
+            got = linear_log_prob(jnp.full((3, 1), hidden), weight, labels, logit_softcap=cap)
+            np.testing.assert_array_equal(got, [np.nan] * 3)
+        bias = jnp.array([0.0, 0.0, -jnp.inf])
+        got = linear_log_prob(jnp.ones((3, 1)), weight, labels, bias=bias, logit_softcap=30.0)
+        assert got[2] == -np.inf
+
     def test_a_large_soft_cap_is_none(self) -> None:
         want = linear_cross_entropy(HIDDEN, WEIGHT, LABELS)
         for cap in (1e10, 8e37, 1e38, 3e38, np.inf):
@@ -223,6 +255,13 @@ class TestEqualsDense:
 
 
 class TestEdges:
+    def test_a_label_out_of_range_where_nothing_is_allowed(self) -> None:
+        hidden, labels = jnp.ones((3, 1)), jnp.array([-1, 0, 7])
+        for weight in (jnp.full((1, 3), -jnp.inf), jnp.zeros((1, 0))):
+            got = linear_log_prob(hidden, weight, labels)
+            np.testing.assert_array_equal(got, [-np.inf] * 3)
+            np.testing.assert_array_equal(linear_cross_entropy(hidden, weight, labels), [0] * 3)
+
     def test_labels(self) -> None:
         """Out of range: NaN with gradient 0; a class taken out: inf with gradient 0."""
         bias = jnp.zeros(V).at[2].set(-INF)

@@ -17,6 +17,7 @@ from jsoftmax import (
     entropy,
     fenchel_young_loss,
     kl_divergence,
+    linear_cross_entropy,
     log_softmax,
     softmax,
 )
@@ -265,6 +266,24 @@ def test_z_loss_at_the_largest_temperature(rows: int, shape: tuple[int, ...]) ->
     loss = jax.jit(lambda t: cross_entropy(x, labels, temperature=t, z_loss=1.0))
     want = reference.over_rows(reference.cross_entropy_row, x, 0, float(hot), 0.0, 1.0)
     np.testing.assert_allclose(loss(hot.reshape(shape)), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1e-30])
+def test_z_loss_is_a_float_where_the_square_is_none(weight: float) -> None:
+    x, label = jnp.array([[0.0, 2e19, 1e19]]), jnp.array([1])
+    for given in (weight, jnp.float32(weight)):
+        got, of_x = jax.jit(
+            lambda x, given=given: jax.value_and_grad(
+                lambda x: cross_entropy(x, label, z_loss=given).sum()
+            )(x)
+        )(x)
+        np.testing.assert_allclose(got, weight * 4e38, rtol=1e-6)
+        np.testing.assert_allclose(of_x, [[0, weight * 4e19, 0]], rtol=1e-6, atol=1e-6)
+        got = linear_cross_entropy(jnp.ones((1, 1)), x, label, z_loss=given)
+        np.testing.assert_allclose(got, [weight * 4e38], rtol=1e-6)
+    loss, of_x = jax.value_and_grad(lambda x: cross_entropy(x, label, z_loss=1e30).sum())(x)
+    assert loss == np.inf
+    np.testing.assert_array_equal(of_x, np.zeros((1, 3)))
 
 
 class TestLabels:

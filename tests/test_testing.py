@@ -106,6 +106,18 @@ def test_masks_of_a_mass_or_a_count(ties: str) -> None:
     testing.assert_mask_keeps(mask, X.T, mass=0.8, axis=0)
 
 
+def test_at_an_infinite_temperature_all_that_is_allowed_ties() -> None:
+    x = jnp.array([[1.0, 2.0, 3.0, -jnp.inf]] * 2)
+    hot = jnp.array([jnp.inf, 1.0])
+    mask = jsoftmax.truncation_mask(x, temperature=hot, top_p=0.5)
+    assert mask[0].sum() == 3
+    testing.assert_mask_keeps(mask, x, mass=0.5, temperature=hot)
+    fewer = (x < 3) & (x > -jnp.inf)
+    testing.assert_mask_keeps(fewer, x, where=x < 3, mass=0.5, temperature=jnp.inf)
+    with pytest.raises(AssertionError, match=r"row \(0,\) keeps 1 entries of mass 0.333"):
+        testing.assert_mask_keeps(x == 3, x, mass=0.5, temperature=hot)
+
+
 def test_masks_that_keep_the_wrong_entries() -> None:
     x = np.log(np.array([[0.4, 0.3, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32))
 
@@ -330,6 +342,13 @@ def test_what_does_not_match() -> None:
 def test_too_large_for_the_dtype_is_infinite() -> None:
     x = jnp.asarray([6e4, -6e4], jnp.float16)
     testing.assert_matches_reference(lambda x: x * 2, lambda x: x * 2, x)
+
+
+def test_what_rounds_to_the_largest_float_is_not_infinite() -> None:
+    x = jnp.float16([32752.0])
+    testing.assert_matches_reference(lambda x: jnp.full_like(x, 65504), lambda x: 2 * x + 2, x)
+    with fails("result 0 is 65504 at"):
+        testing.assert_matches_reference(lambda x: jnp.full_like(x, 65504), lambda x: 2 * x + 16, x)
 
 
 def test_complex_numbers_and_keys() -> None:

@@ -127,6 +127,7 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "what is asked is that of programs": ("plain_jit",),
         "outside of a program a constant lies on no mesh": (
+            "calibration::test_a_batch_of_two_axes_on_an_explicit_mesh",
             "calibration::test_vmap_over_an_axis_that_an_explicit_mesh_splits",
         ),
         "shard_map operation by operation, on every device, takes minutes": ALL_SHARDS,

@@ -314,9 +314,9 @@ BAD: dict[str, Callable[[Row], Row]] = {
 
 
 def capped(x: Row, cap: Row | float) -> Row:
-    """c tanh(x / c), in float64; an entry that is not there stays so."""
+    """c tanh(x / c), in float64; an entry that is not there stays so, and one that is broken."""
     with np.errstate(all="ignore"):
-        return np.where((x == -np.inf) | (cap == np.inf), x, cap * np.tanh(x / cap))
+        return np.where(np.isfinite(x) & (cap != np.inf), cap * np.tanh(x / cap), x)
 
 
 def bad(settings: Numbers, n: int) -> Row:
