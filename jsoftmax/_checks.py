@@ -185,10 +185,13 @@ def check_mask(function: str, argument: str, mask: ArrayLike, shape: tuple[int, 
     return jnp.broadcast_to(array, shape)
 
 
-def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> Array:
+def check_setting(
+    function: str, argument: str, value: Setting, rows: Rows, heeded: Array | None = None
+) -> Array:
     """Convert to the compute dtype and to a shape that broadcasts against the logits.
 
-    A setting has the batch shape (the logits' shape without the row's axis) or broadcasts to it.
+    A setting has the batch shape (the logits' shape without the row's axis) or broadcasts to it. At
+    run time one a row is not looked at where it is not `heeded`.
     """
     value = unbounded(value)
     array = _as_array(function, argument, value)
@@ -209,6 +212,7 @@ def check_setting(function: str, argument: str, value: Setting, rows: Rows) -> A
         array,
         lambda x: _refused(name, x, _MEANT, rows.compute_dtype),
         _meant(name),
+        heeded if heeded is not None and heeded.shape == array.shape else None,
     )
     array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
     return lie_as(jnp.expand_dims(array, axis).astype(rows.compute_dtype), rows.logits)
@@ -234,14 +238,16 @@ def _batch_is(of_hidden: bool) -> str:
     return "hidden's shape without its last axis" if of_hidden else "the logits' shape without axis"
 
 
-def check_temperature(function: str, temperature: Setting, rows: Rows) -> Array | None:
+def check_temperature(
+    function: str, temperature: Setting, rows: Rows, heeded: Array | None = None
+) -> Array | None:
     """A temperature as `check_setting`: None for the Python number one, NaN where negative.
 
     The negative zero becomes the other: it has no reciprocal that is a temperature's.
     """
     if type(temperature) in (int, float) and temperature == 1:
         return None
-    array = check_setting(function, "temperature", temperature, rows)
+    array = check_setting(function, "temperature", temperature, rows, heeded)
     return _or_nan(_positive_zero(array), 0, math.inf)
 
 

@@ -386,11 +386,11 @@ def _examples(
     with unwatched():
         rows = check_rows(function, logits, -1, where, None)
     shape = rows.logits.shape
-    checked = check_temperature(function, temperature, rows)
     weight, heeded = None, None
     if weights is not None:
         weight = check_setting(function, "weights", weights, rows)
         heeded = _is_heeded(weight)
+    checked = check_temperature(function, temperature, rows, heeded)
     rows = rows._replace(logits=watch_rows(function, "logits", rows.logits, rows.along, heeded))
     ignoring = _ignoring(where, weights, shape[:-1])
     label = check_labels(function, labels, rows, shape[-1], ignoring, heeded=heeded)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_axis, check_batch, check_count
+from jsoftmax._checks import check_axis, check_batch, check_count, unbounded
 
 __all__ = [
     "assert_mask_keeps",
@@ -387,7 +387,7 @@ def _compare(
 def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, np.dtype]:
     """The rows in float64, along the last axis, and their dtype."""
     _no_tracers(name, x)
-    array = jnp.asarray(x)
+    array = jnp.asarray(unbounded(x) if argument == "logits" else x)
     if argument == "logits" and jnp.issubdtype(array.dtype, jnp.integer):
         array = array.astype(jnp.result_type(float))
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -137,6 +137,10 @@ def test_an_example_of_weight_0_is_not_looked_at() -> None:
         score(BAD, labels, weights=jnp.ones(4))
     with raises(r"weights must be finite .*, got weights=-1.0 in row \(1,\)$"):
         score(GOOD, jnp.zeros(4, int), weights=weights.at[1].set(-1.0))
+    heat = jnp.array([1.0, 2.0, -1.0, 1.0])
+    assert jnp.isfinite(score(GOOD, labels, weights=weights, temperature=heat))
+    with raises(r"got temperature=-1.0 in row \(2,\)$"):
+        score(GOOD, labels.at[2].set(0), weights=jnp.ones(4), temperature=heat)
 
 
 def test_hidden_states_weight_and_bias() -> None:

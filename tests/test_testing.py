@@ -118,6 +118,12 @@ def test_at_an_infinite_temperature_all_that_is_allowed_ties() -> None:
         testing.assert_mask_keeps(x == 3, x, mass=0.5, temperature=hot)
 
 
+def test_logits_of_64_bits_are_not_wrapped() -> None:
+    x = np.array([5, 2**33, 4])
+    testing.assert_mask_keeps(jsoftmax.top_k_mask(x, 1), x, count=1)
+    testing.assert_mask_keeps(np.array([False, True, False]), x, mass=0.9)
+
+
 def test_masks_that_keep_the_wrong_entries() -> None:
     x = np.log(np.array([[0.4, 0.3, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32))
 
