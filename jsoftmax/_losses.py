@@ -149,8 +149,8 @@ def combine(
         infinite = (infinite & (smoothing < 1)) | (far & (smoothing > 0))
     if z_loss is not None:
         log_sum, far = _log_sum(parts, temperature)
-        weighed = lax.stop_gradient(z_loss * log_sum)
-        far = far | jnp.isinf(weighed * log_sum)
+        finite = lax.stop_gradient(jnp.where(far, 0, log_sum))
+        far = far | jnp.isinf(z_loss * finite * finite)
         finite = jnp.where(far, 0, log_sum)
         loss = loss + z_loss * finite * finite
         infinite = infinite | (far & (z_loss > 0))
