@@ -149,8 +149,10 @@ def combine(
         infinite = (infinite & (smoothing < 1)) | (far & (smoothing > 0))
     if z_loss is not None:
         log_sum, far = _log_sum(parts, temperature)
-        finite = lax.stop_gradient(jnp.where(far, 0, log_sum))
-        far = far | jnp.isinf(z_loss * finite * finite)
+        of_square = lax.stop_gradient(jnp.where(far, 0, log_sum))
+        # Larger ones, times a cotangent, would be infinite before a small weight, or 0, meets them.
+        most = float(jnp.finfo(log_sum.dtype).max) ** 0.75
+        far = far | (jnp.abs(of_square) > most) | jnp.isinf(z_loss * of_square * of_square)
         finite = jnp.where(far, 0, log_sum)
         loss = loss + z_loss * finite * finite
         infinite = infinite | (far & (z_loss > 0))

@@ -286,6 +286,17 @@ def test_z_loss_is_a_float_where_the_square_is_none(weight: float) -> None:
     np.testing.assert_array_equal(of_x, np.zeros((1, 3)))
 
 
+@pytest.mark.parametrize("largest", [1e30, 8e37, -8e37])
+def test_no_z_loss_of_huge_logits_has_a_finite_gradient(largest: float) -> None:
+    """A cotangent times the logarithm would overflow, and meet the weight 0."""
+
+    def loss(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return 3 * cross_entropy(x, jnp.array([0]), temperature=0.5, z_loss=weight).sum()
+
+    of_x = jax.jit(jax.grad(loss))(jnp.full((1, 2), largest), jnp.float32(0))
+    np.testing.assert_allclose(of_x, [[-3, 3]])
+
+
 class TestLabels:
     def test_static_labels_out_of_range(self) -> None:
         x = np.zeros((3, 4), np.float32)
