@@ -212,7 +212,7 @@ def check_setting(
         array,
         lambda x: _refused(name, x, _MEANT, rows.compute_dtype),
         _meant(name),
-        heeded if heeded is not None and heeded.shape == array.shape else None,
+        heeded,
     )
     array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
     return lie_as(jnp.expand_dims(array, axis).astype(rows.compute_dtype), rows.logits)

@@ -247,9 +247,9 @@ def _kl_divergence_jvp(
         if of_p is not None or of_temperature is not None:
             # Where there is no mass the log-ratio may be the largest float.
             slope = p * (jnp.where(p == 0, 0, u) + finite)
-            change -= slope * scaled_tangent(z_p, of_p, of_temperature)
+            change -= slope * scaled_tangent(z_p, of_p, of_temperature, slope != 0)
         if of_q is not None or of_temperature is not None:
-            change += (q - p) * scaled_tangent(z_q, of_q, of_temperature)
+            change += (q - p) * scaled_tangent(z_q, of_q, of_temperature, q != p)
         return row_sum(change, along)
 
     finite = jnp.where(constant, 0, result)

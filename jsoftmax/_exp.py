@@ -38,7 +38,8 @@ def exp(x: Array) -> Array:
 @exp.defjvp
 def _exp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     result = exp(*primals)
-    return result, result * tangents[0]
+    # What underflows is constant, however fast its argument changes.
+    return result, result * jnp.where(result == 0, 0, tangents[0])
 
 
 def exp_exactly(x: Array) -> tuple[Array, Array]:

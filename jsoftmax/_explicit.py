@@ -8,6 +8,7 @@ decides.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar, cast
@@ -16,6 +17,7 @@ import jax
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jsoftmax._reduce import split_over
 from jsoftmax._typing import Along
 
 Given = ParamSpec("Given")
@@ -41,6 +43,17 @@ def by_shards(*, split: bool) -> Callable[[Callable[..., Result]], Callable[...,
             if along.axis_name or entry is None:
                 return function(*arguments)
             axis_name = entry if isinstance(entry, tuple) else (entry,)
+            if math.prod(sharding.mesh.shape[name] for name in axis_name) == 1:
+                # Whole, whatever the type says: XLA fails where it reduces over one device.
+                axes = [*sharding.spec[: along.axis], None, *sharding.spec[along.axis + 1 :]]
+                operands = list(arguments)
+                operands[place] = split_over(logits, sharding.mesh, axes)
+                result = function(*operands)
+                if not split:
+                    return result
+                return cast(
+                    "Result", split_over(cast("Array", result), sharding.mesh, sharding.spec)
+                )
             rows = PartitionSpec(*[None] * along.axis, axis_name)
             specs = [PartitionSpec()] * arrays
             specs[place] = rows

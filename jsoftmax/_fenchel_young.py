@@ -214,7 +214,7 @@ def _loss_jvp(
         z = p
         if of_temperature is not None or of_target is not None:
             z = shift(logits, temperature, row_max(logits, along))
-        step = scaled_tangent(z, of_logits, of_temperature)
+        step = scaled_tangent(z, of_logits, of_temperature, p != y)
         tangent = row_sum((p - y) * step, along) * inverse(temperature)
         if of_alpha is not None:
             # Omega(p) = sum p ln(p) / alpha

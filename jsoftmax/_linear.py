@@ -296,6 +296,9 @@ def _parts(
         block = max(most - most % _LEAST_BLOCK, _LEAST_BLOCK)
     # A sum of so many differences, each of up to twice the largest float.
     unit = 2.0 ** -(1 + (size * shard_count(along)).bit_length())
+    # A list, as lax.dot takes, is no key of a cache.
+    if isinstance(precision, list):
+        precision = cast("lax.PrecisionLike", tuple(precision))
     plan = Plan(max(min(block, size), 1), precision, smooth, unit)
     return _merged(*problem[1:], along, plan)
 

@@ -208,13 +208,14 @@ def _parts_of_label_jvp(
         logits: Array, temperature: Array | None, known: tuple[Array | None, Array | None]
     ) -> tuple[Array, Array, Array]:
         z = shift(logits, temperature, peak)
-        change = scaled_tangent(z, *known) * inverse(temperature)
-        of_total = row_sum(exp(z) * jnp.exp(-log_total) * change, along)
-        allowed = jnp.where(z == -jnp.inf, 0, change)
-        of_cost = -row_sum(jnp.where(hits(z, index, along), allowed, 0), along)
+        p, at_label = exp(z) * jnp.exp(-log_total), hits(z, index, along) & (z > -jnp.inf)
+        of_total = row_sum(p * (scaled_tangent(z, *known, p != 0) * inverse(temperature)), along)
+        change = scaled_tangent(z, *known, at_label) * inverse(temperature)
+        of_cost = -row_sum(jnp.where(at_label, change, 0), along)
         of_spread = jnp.zeros_like(peak)
         if count is not None:
-            of_spread = -row_sum(allowed, along) / count
+            change = scaled_tangent(z, *known) * inverse(temperature)
+            of_spread = -row_sum(jnp.where(z == -jnp.inf, 0, change), along) / count
         return of_total, of_cost, of_spread
 
     of_total, of_cost, of_spread = recomputed(
@@ -261,19 +262,20 @@ def _parts_of_distribution_jvp(
         of_target: Array | None,
     ) -> tuple[Array, Array, Array, Array]:
         z = shift(logits, temperature, peak)
-        change = scaled_tangent(z, *known) * inverse(temperature)
-        of_total = row_sum(exp(z) * jnp.exp(-log_total) * change, along)
+        p, weight = exp(z) * jnp.exp(-log_total), _weight(target, peak)
+        of_total = row_sum(p * (scaled_tangent(z, *known, p != 0) * inverse(temperature)), along)
         absent = z == -jnp.inf
-        allowed = jnp.where(absent, 0, change)
         of_mass = jnp.zeros_like(peak)
-        of_cost = -row_sum(_weight(target, peak) * allowed, along)
+        change = scaled_tangent(z, *known, weight != 0) * inverse(temperature)
+        of_cost = -row_sum(weight * jnp.where(absent, 0, change), along)
         if of_target is not None:
             of_weight = jnp.where(absent, 0, _weight(of_target, peak))
             of_mass = row_sum(of_weight, along)
             of_cost = of_cost - row_sum(of_weight * jnp.where(absent, 0, z), along)
         of_spread = jnp.zeros_like(peak)
         if count is not None:
-            of_spread = -row_sum(allowed, along) / count
+            change = scaled_tangent(z, *known) * inverse(temperature)
+            of_spread = -row_sum(jnp.where(absent, 0, change), along) / count
         return of_total, of_mass, of_cost, of_spread
 
     moved = recomputed(

@@ -200,7 +200,7 @@ def contract(
         tangents: tuple[Array | None, Array | None],
     ) -> Array:
         z = shift(logits, temperature, peak)
-        change = scaled_tangent(z, *tangents)
-        return of(z, exp(z) * jnp.exp(-log_total), change)
+        p = exp(z) * jnp.exp(-log_total)
+        return of(z, p, scaled_tangent(z, *tangents, p != 0))
 
     return recomputed(logits, temperature, peak, log_total, drop_zeros(tangents))

@@ -8,7 +8,7 @@ for `row_cumsum`.
 import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -174,15 +174,16 @@ def everywhere(x: Array) -> Array:
     """
     if not any(jax.typeof(x).sharding.spec):
         return x
-    return _split(x, jax.typeof(x).sharding.mesh, [None] * x.ndim)
+    return split_over(x, jax.typeof(x).sharding.mesh, [None] * x.ndim)
 
 
 def lie_as(x: Array, rows: Array) -> Array:
     """The array, of one number a row or for all, split over Explicit mesh axes as the rows are.
 
-    An operation of both may refuse one that is whole on every device.
+    An operation of both may refuse one that is whole on every device, or split where they are not.
     """
-    if x.size == 1 or not any(jax.typeof(rows).sharding.spec):
+    split = any(any(jax.typeof(of).sharding.spec) for of in (x, rows))
+    if x.size == 1 or not split:
         return x
     return _lie_as(x, rows)
 
@@ -192,10 +193,10 @@ def lie_as(x: Array, rows: Array) -> Array:
 def _lie_as(x: Array, rows: Array) -> Array:
     sharding = jax.typeof(rows).sharding
     axes = [axes if n > 1 else None for axes, n in zip(sharding.spec, x.shape, strict=True)]
-    return _split(x, sharding.mesh, axes)
+    return split_over(x, sharding.mesh, axes)
 
 
-def _split(x: Array, mesh: AbstractMesh, axes: Sequence[Hashable]) -> Array:
+def split_over(x: Array, mesh: AbstractMesh, axes: Sequence[Any]) -> Array:
     """The array, split over these axes of a mesh, which need not be around the call."""
     return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*axes)))
 

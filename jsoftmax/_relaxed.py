@@ -9,6 +9,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_flag, check_key, check_rows, check_temperature
+from jsoftmax._reduce import row_peak
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Axis, Setting
 from jsoftmax._watch import unwatched
@@ -77,10 +78,17 @@ def gumbel_softmax(
     last = jnp.moveaxis(rows.logits, rows.along.axis, -1)
     # Two words a uniform: the largest of many draws is not cut off at 16.
     noise = jax.random.gumbel(key, last.shape, rows.compute_dtype, mode="high")
-    noisy = rows.logits.astype(noise.dtype) + jnp.moveaxis(noise, -1, rows.along.axis)
+    # Below the largest logit: far from 0 a sum with the noise would round most of that away.
+    x = rows.logits.astype(noise.dtype)
+    noisy = (x - row_peak(x, rows.along)) + jnp.moveaxis(noise, -1, rows.along.axis)
     with unwatched():
         soft = softmax(noisy, rows.along.axis, temperature=number)
-    drawn = _straight_through(noisy, soft, rows.along.axis) if hard else soft
+    drawn = soft
+    if hard:
+        drawn = _straight_through(noisy, soft, rows.along.axis)
+    elif checked is not None:
+        # Entries that tie would share the draw.
+        drawn = jnp.where(checked == 0, _straight_through(noisy, soft, rows.along.axis), soft)
     return rows.fill_disallowed(drawn.astype(rows.logits.dtype), 0)
 
 

@@ -70,12 +70,23 @@ def drop_zeros(tangents: Tangents) -> tuple[Array | None, Array | None]:
     )
 
 
-def scaled_tangent(z: Array, of_logits: Array | None, of_temperature: Array | None) -> Array:
-    """T dz = dx - z dT, with 0 for z at -inf; None is a tangent of zero."""
+def scaled_tangent(
+    z: Array,
+    of_logits: Array | None,
+    of_temperature: Array | None,
+    counts: Array | None = None,
+) -> Array:
+    """T dz = dx - z dT, with 0 for z at -inf; None is a tangent of zero.
+
+    And with 0 for a z whose change does not count: z dT may be infinite there.
+    """
     change = jnp.zeros_like(z) if of_logits is None else of_logits.astype(z.dtype)
     if of_temperature is None:
         return change
-    return change - jnp.where(z == -jnp.inf, 0, z) * of_temperature
+    ignored = z == -jnp.inf
+    if counts is not None:
+        ignored |= ~counts
+    return change - jnp.where(ignored, 0, z) * of_temperature
 
 
 def inverse(temperature: Array | None) -> Array | float:

@@ -256,7 +256,7 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
     ) -> Array:
         p = rounded.astype(dtype)
         z = p if peak is None else shift(logits, temperature, peak)
-        change = scaled_tangent(z, of_logits, of_temperature)
+        change = scaled_tangent(z, of_logits, of_temperature, p != 0)
         mean = row_sum(p * change, along)
         if rounded.dtype != dtype:
             total = row_sum(p, along)

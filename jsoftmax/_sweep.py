@@ -282,5 +282,8 @@ def is_long(x: Array, axis: int) -> bool:
 
 
 def is_whole(x: Array, axis: int) -> bool:
-    """Whether there are entries, and no Explicit mesh axis splits them: it refuses to cut them."""
-    return x.size > 0 and jax.typeof(x).sharding.spec[axis] is None
+    """Whether there are entries, and no Explicit mesh axis splits them: it refuses to cut them.
+
+    There are some in a batch whose size is a symbol.
+    """
+    return 0 not in x.shape and jax.typeof(x).sharding.spec[axis] is None

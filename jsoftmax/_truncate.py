@@ -278,21 +278,21 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
     value = check_logits("mask_logits", number, "fill")
     if value.ndim != 0:
         raise ValueError(f"mask_logits: fill must be a single number, got shape {value.shape}")
-    if not isinstance(number, jax.Array):
+    if isinstance(number, np.ndarray | np.generic):
         _check_fill(float(np.asarray(number)), array)
     return jnp.where(keep, array, value.astype(array.dtype))
 
 
 def _check_fill(fill: float, array: Array) -> None:
-    """Check a static value: where a dtype has no infinity, what is beyond its floats is NaN."""
-    with np.errstate(over="ignore"):
-        filled = np.asarray(fill, array.dtype)
+    """Check a static value: a dtype without infinity turns what is beyond its floats into NaN."""
     if np.isinf(fill):
         check_infinity("mask_logits", "logits", array)
-    elif np.isnan(filled) and not np.isnan(fill):
+    info = jnp.finfo(array.dtype)
+    least, most = float(info.min), float(info.max)
+    if not np.isinf(np.asarray(np.inf, array.dtype)) and not (least <= fill <= most):
         raise ValueError(
-            f"mask_logits: fill must be a number that the logits' dtype {array.dtype} has, at most "
-            f"{float(jnp.finfo(array.dtype).max)}, got fill={fill}"
+            f"mask_logits: fill must be in [{least:g}, {most:g}], the floats of the logits' dtype "
+            f"{array.dtype}, got fill={fill}"
         )
 
 

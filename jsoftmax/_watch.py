@@ -6,6 +6,7 @@ gradient of a scan, without a word. The logits are tied to the host's answer, so
 transformation and no compiler leaves a check out while it needs the result.
 """
 
+import inspect
 import threading
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
@@ -81,7 +82,7 @@ def checked(
       nothing of this is compiled.
 
     Raises:
-      TypeError: not a function.
+      TypeError: not a function, or a generator or a coroutine, which run after the call.
       ValueError: by the checked function. The message names the function of jsoftmax, the argument,
         the value, what is allowed, and the row: its index along the axes that `jax.vmap` maps, then
         along those of the batch. In `jax.shard_map` it is the row of a shard.
@@ -109,6 +110,16 @@ def checked(
     """
     if not callable(function):
         raise TypeError(f"checked: function must be callable, got {type(function).__name__}")
+    for later in (
+        inspect.iscoroutinefunction,
+        inspect.isgeneratorfunction,
+        inspect.isasyncgenfunction,
+    ):
+        if later(function):
+            raise TypeError(
+                "checked: function must return its result, got one that runs after its call: a "
+                "generator or a coroutine (check what it calls)"
+            )
     lock = threading.RLock()
     found: list[str] = []
     watch = _Watch(found.append, allow_empty_rows)
@@ -218,7 +229,9 @@ def watch_values(
     watch = _watch()
     if watch is None or x.size == 0:
         return x
-    values = x if heeded is None else _or_zero(heeded, x)
+    values = x
+    if heeded is not None and x.ndim > 0:
+        values = _heeded_values(everywhere(x), everywhere(heeded))
     axes = _axes_of_shards()
 
     def problem(values: Values) -> str | None:
@@ -231,6 +244,14 @@ def watch_values(
         )
 
     return _shown(watch, x, values, problem)
+
+
+@jax.jit
+def _heeded_values(x: Array, heeded: Array) -> Array:
+    """The numbers, and 0 for those that are not heeded, in the shape that both broadcast to."""
+    shape = jnp.broadcast_shapes(x.shape, heeded.shape)
+    x, heeded = (jnp.broadcast_to(of, shape) for of in (x, heeded))
+    return jnp.where(heeded, x, jnp.zeros_like(x))
 
 
 def _shown(
@@ -246,18 +267,15 @@ def _shown(
             watch.report(found)
         return np.ones(values.shape[: values.ndim - rank], np.bool_)
 
-    looked = jax.pure_callback(
-        look,
-        jax.ShapeDtypeStruct((), jnp.bool_),
-        everywhere(jax.lax.stop_gradient(values)),
-        vmap_method="expand_dims",
-    )
-    return _or_zero(looked, x)
+    # A program, also where nothing else is: alone, a callback's result lies on the first device.
+    @jax.jit
+    def shown(x: Array, values: Array) -> Array:
+        looked = jax.pure_callback(
+            look, jax.ShapeDtypeStruct((), jnp.bool_), values, vmap_method="expand_dims"
+        )
+        return jnp.where(looked, x, jnp.zeros_like(x))
 
-
-@jax.jit
-def _or_zero(chosen: Array, x: Array) -> Array:
-    return jnp.where(chosen, x, jnp.zeros_like(x))
+    return shown(x, everywhere(jax.lax.stop_gradient(values)))
 
 
 def _axes_of_shards() -> tuple[Hashable, ...]:

@@ -137,7 +137,10 @@ def test_an_example_of_weight_0_is_not_looked_at() -> None:
         score(BAD, labels, weights=jnp.ones(4))
     with raises(r"weights must be finite .*, got weights=-1.0 in row \(1,\)$"):
         score(GOOD, jnp.zeros(4, int), weights=weights.at[1].set(-1.0))
+    twice, one = (jnp.broadcast_to(of, (2, 4)) for of in (labels, weights))
     heat = jnp.array([1.0, 2.0, -1.0, 1.0])
+    for w, t in ((weights, jnp.broadcast_to(heat, (2, 4))), (one, heat)):
+        assert jnp.isfinite(score(np.stack([GOOD, GOOD]), twice, weights=w, temperature=t))
     assert jnp.isfinite(score(GOOD, labels, weights=weights, temperature=heat))
     with raises(r"got temperature=-1.0 in row \(2,\)$"):
         score(GOOD, labels.at[2].set(0), weights=jnp.ones(4), temperature=heat)
@@ -379,6 +382,43 @@ def test_a_soft_cap_that_is_zero_or_a_denormal() -> None:
             run(jnp.float32(bad))
     with raises(r"got logit_softcap=0\.0 in row \(1,\)"):
         run(jnp.array([1.0, 0.0, np.inf, 30.0]))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [P("b"), P(None, "b"), P()], ids=str)
+def test_an_eager_function_of_what_lies_on_several_devices(kind: AxisType, spec: P) -> None:
+    mesh = jax.make_mesh((2,), ("b",), axis_types=(kind,), devices=jax.devices()[:2])
+    x, bad = (jax.device_put(x, NamedSharding(mesh, spec)) for x in (GOOD, BAD))
+    run = jsoftmax.checked(jsoftmax.softmax)
+    np.testing.assert_array_equal(run(x), np.full((4, 6), 1 / 6, np.float32))
+    with raises(rf"^softmax: {NOT_FINITE} in row \(2,\)$"):
+        run(bad)
+
+
+def test_labels_that_every_device_of_an_explicit_mesh_holds() -> None:
+    mesh = jax.make_mesh((2,), ("b",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        x, split = (jax.device_put(x, NamedSharding(mesh, P("b"))) for x in (GOOD, np.ones(4)))
+        labels, whole = jnp.array([0, 3, 5, 1]), jnp.ones(4)
+        for loss in (jsoftmax.cross_entropy, jsoftmax.calibration.brier_score):
+            jsoftmax.checked(jax.jit(loss))(x, labels)
+            with raises(r"got labels=6 in row \(1,\)$"):
+                jsoftmax.checked(jax.jit(loss))(x, labels.at[1].set(6))
+        score = jsoftmax.checked(jax.jit(jsoftmax.calibration.brier_score))
+        score(x, labels, weights=split, temperature=whole)
+        score(x, labels, weights=whole, temperature=split)
+
+
+def test_what_runs_after_the_call_is_refused() -> None:
+    def generator(x: jax.Array) -> Any:
+        yield jsoftmax.softmax(x)
+
+    async def coroutine(x: jax.Array) -> jax.Array:
+        return jsoftmax.softmax(x)
+
+    for function in (generator, coroutine, functools.partial(generator, jnp.asarray(BAD))):
+        with pytest.raises(TypeError, match="checked: function must return its result"):
+            jsoftmax.checked(function)
 
 
 def test_an_eager_function_brings_nothing_to_the_device() -> None:

@@ -449,6 +449,24 @@ def test_export_with_any_batch(entry: Entry, setting: bool, length: int) -> None
         chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("length", [40, 2048])
+@every_function
+def test_export_with_a_size_that_is_no_symbol(entry: Entry, length: int) -> None:
+    """As next tokens are: all positions of a sequence but the last."""
+    sizes = export.symbolic_shape("batch, s", constraints=["s >= 2"])
+    x = jnp.asarray(rows.normal(6 * length, 2.0).reshape(2, 3, length))
+
+    def shorter(x: jax.Array) -> Any:
+        return entry(x[:, :-1], **entry.setting())
+
+    exported = export.export(jax.jit(shorter))(jax.ShapeDtypeStruct((*sizes, length), x.dtype))
+    got, want = exported.call(x), shorter(x)
+    if exact(entry):
+        same(got, want)
+    else:
+        chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-7)
+
+
 # --- derivatives -----------------------------------------------------------------------------
 
 

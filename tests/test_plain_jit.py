@@ -1,5 +1,6 @@
 """Plain `jit`, rows split over a mesh, no axis_name: right everywhere, O(batch) where said."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,37 @@ def test_settings_of_eager_calls_without_a_mesh_around_them(kind: Any) -> None:
     for function in (jsoftmax.softmax, jsoftmax.log_softmax):
         want = function(X[:, :64], temperature=setting)
         np.testing.assert_allclose(function(x, temperature=setting), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+def test_a_mesh_axis_of_one_device(entry: Entry) -> None:
+    """Model parallelism of one: XLA fails where it reduces over one device of several."""
+    mesh = jax.make_mesh(
+        (4, 1), ("data", "vocab"), (AxisType.Explicit,) * 2, devices=jax.devices()[:4]
+    )
+    key, x = jax.random.key(4), X[:, :128]
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data", "vocab")))
+    want = entry(jnp.asarray(x), key=key, **entry.setting())
+    for call in (entry, jax.jit(functools.partial(entry, key=key, **entry.setting()))):
+        got = call(split, key=key, **entry.setting()) if call is entry else call(split)
+        for one, dense in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(one, dense, rtol=1e-5, atol=1e-6)
+            if one.ndim == 2:
+                assert jax.typeof(one).sharding.spec == PartitionSpec("data", "vocab")
+
+
+@pytest.mark.parametrize("entry", [e for e in FUNCTIONS if e.settings], ids=str)
+def test_a_setting_that_is_split_over_rows_that_are_not(entry: Entry) -> None:
+    mesh = jax.make_mesh((4,), ("data",), (AxisType.Explicit,), devices=jax.devices()[:4])
+    key, x = jax.random.key(4), X[:, :128]
+    settings = {name: np.full(BATCH, value, np.float32) for name, value in entry.setting().items()}
+    want = entry(jnp.asarray(x), key=key, **settings)
+    with jax.set_mesh(mesh):
+        whole = jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
+        placed = jax.device_put(settings, NamedSharding(mesh, PartitionSpec("data")))
+        got = jax.jit(lambda x, settings: entry(x, key=key, **settings))(whole, placed)
+    for one, dense in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, dense, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_of_a_drawn_log_probability_flow_on_an_explicit_mesh() -> None:

@@ -101,6 +101,25 @@ def test_hard_draws_have_the_gradient_of_the_relaxed_ones(key: jax.Array) -> Non
     np.testing.assert_allclose(soft[1], numerical, rtol=1e-2)
 
 
+@pytest.mark.parametrize("offset", [1e6, -1e8])
+def test_logits_far_from_zero(offset: float) -> None:
+    """A sum with the noise would round that away: then the first of those that tie is drawn."""
+    x, keys = jnp.arange(4.0) + offset, jax.random.split(jax.random.key(0), 64)
+    draws = [
+        jax.vmap(lambda key, x=x: gumbel_softmax(key, x, hard=True))(keys) for x in (x, x - offset)
+    ]
+    np.testing.assert_array_equal(*draws)
+    cold = jax.vmap(lambda key: gumbel_softmax(key, jnp.full(50, offset), temperature=0.0))(keys)
+    assert (cold.max(-1) == 1).all()
+
+
+def test_entries_that_tie_do_not_share_a_cold_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax.random, "gumbel", lambda _, shape, dtype, **__: jnp.zeros(shape, dtype))
+    for cold in (0.0, jnp.float32(0)):
+        y = gumbel_softmax(jax.random.key(0), jnp.array([1.0, 2.0, 2.0]), temperature=cold)
+        np.testing.assert_array_equal(y, [0, 1, 0])
+
+
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_edges(key: jax.Array, hard: bool, dtype: str) -> None:
