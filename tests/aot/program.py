@@ -305,15 +305,16 @@ class Program:
         if root.opcode != "tuple" and len(fusion.leaves) > 1:
             return self._main(fusion.leaves)
         roots = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        written = 0
-        for result, leaf in zip(roots, fusion.leaves, strict=True):
+        written, leaves = 0, iter(fusion.leaves)
+        for result in roots:
+            # A reduction of several operands has as many results.
+            size = self._main(next(leaves) for _ in result.leaves)
             result = _named_by(inside, result)
-            size = leaf.size
-            if result.opcode == "dynamic-update-slice":
+            if result.opcode == "dynamic-update-slice" and size:
                 whole, update = (inside[name] for name in result.operands[:2])
                 if _named_by(inside, whole).opcode == "parameter":
                     size = sum(leaf.size for leaf in update.leaves)
-            written += size if leaf.space not in self.on_chip else 0
+            written += size
         return written
 
 
