@@ -125,9 +125,14 @@ def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> 
     )
 
 
+def has_infinity(dtype: np.dtype) -> bool:
+    """Whether there is an infinity among the floats of a dtype."""
+    return bool(np.isinf(np.asarray(np.inf, dtype)))
+
+
 def check_infinity(function: str, argument: str, array: Array) -> None:
     """Check that the array can hold what an entry is that is not allowed."""
-    if not np.isinf(np.asarray(np.inf, array.dtype)):
+    if not has_infinity(array.dtype):
         raise TypeError(
             f"{function}: {argument} must be of a dtype that has infinity (an entry that is not "
             f"allowed is -inf), got dtype {array.dtype}"

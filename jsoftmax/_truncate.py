@@ -19,6 +19,7 @@ from jsoftmax._checks import (
     check_mask,
     check_rows,
     check_setting,
+    has_infinity,
     keep_or_fill,
     unbounded,
 )
@@ -284,12 +285,14 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
 
 
 def _check_fill(fill: float, array: Array) -> None:
-    """Check a static value: a dtype without infinity turns what is beyond its floats into NaN."""
+    """Check a static value: without infinity, what is beyond a dtype's floats is NaN or clamped."""
+    if has_infinity(array.dtype):
+        return
     if np.isinf(fill):
         check_infinity("mask_logits", "logits", array)
     info = jnp.finfo(array.dtype)
     least, most = float(info.min), float(info.max)
-    if not np.isinf(np.asarray(np.inf, array.dtype)) and not (least <= fill <= most):
+    if fill < least or fill > most:
         raise ValueError(
             f"mask_logits: fill must be in [{least:g}, {most:g}], the floats of the logits' dtype "
             f"{array.dtype}, got fill={fill}"

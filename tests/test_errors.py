@@ -272,7 +272,11 @@ def test_a_fill_beyond_a_dtype_without_infinity() -> None:
             "448",
             str(float(bad)),
         )
-    np.testing.assert_array_equal(jsoftmax.mask_logits(x, mask, fill=-448.0), [1, -448])
+    for good in (-448.0, np.nan):
+        filled = jsoftmax.mask_logits(x, mask, fill=good).astype(jnp.float32)
+        np.testing.assert_array_equal(filled, [1, good])
+    with pytest.raises(ValueError, match="fill must be in"):
+        jsoftmax.mask_logits(x.astype(jnp.float4_e2m1fn), mask, fill=-10.0)
 
 
 @every_function
