@@ -267,6 +267,11 @@ def _shown(
             watch.report(found)
         return np.ones(values.shape[: values.ndim - rank], np.bool_)
 
+    if not isinstance(values, Tracer):
+        # Nothing is compiled: the values are there.
+        look(jax.device_get(values))
+        return x
+
     # A program, also where nothing else is: alone, a callback's result lies on the first device.
     @jax.jit
     def shown(x: Array, values: Array) -> Array:

@@ -438,6 +438,26 @@ def test_an_eager_function_brings_nothing_to_the_device() -> None:
                 run(bad, **keywords)
 
 
+def test_an_eager_function_compiles_nothing_at_its_second_call() -> None:
+    compiled: list[str] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        del duration
+        compiled.append(event)
+
+    x, t = jnp.asarray(GOOD), jnp.ones(4)
+    run = jsoftmax.checked(jsoftmax.softmax)
+    run(x, temperature=t)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(x, temperature=t)
+        with raises(NOT_FINITE):
+            run(jnp.asarray(BAD), temperature=t)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not [event for event in compiled if "compile" in event]
+
+
 def test_what_is_no_function() -> None:
     with pytest.raises(TypeError, match="checked: function must be callable, got int"):
         jsoftmax.checked(3)
