@@ -97,8 +97,11 @@ def by_partitioner(function: Callable[Given, Array]) -> Callable[Given, Array]:
 
         hidden = args[0] if args else kwargs.get("hidden")
         batch = jax.typeof(hidden).sharding.spec[:-1] if isinstance(hidden, Array) else ()
-        out = NamedSharding(jax.typeof(split[0]).sharding.mesh, PartitionSpec(*batch))
-        result = jax.sharding.auto_axes(inside, out_sharding=out)(*arrays)
+        mesh = jax.typeof(split[0]).sharding.mesh
+        out = NamedSharding(mesh, PartitionSpec(*batch))
+        # Not those that a `shard_map` around the call has made Manual.
+        axes = mesh.explicit_axes
+        result = jax.sharding.auto_axes(inside, axes=axes, out_sharding=out)(*arrays)
         return cast("Array", result)
 
     return run

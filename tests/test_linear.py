@@ -517,6 +517,38 @@ def test_operands_that_explicit_axes_split(of_hidden: P, of_weight: P) -> None:
     chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("manual", ["batch", "vocab"])
+def test_some_axes_manual_and_the_others_explicit(manual: str) -> None:
+    """The other axis is left to the partitioner, inside the `shard_map` over one of them."""
+    axes = (AxisType.Explicit,) * 2
+    mesh = jax.make_mesh((2, 2), ("batch", "vocab"), axes, devices=jax.devices()[:4])
+    hidden, weight = HIDDEN.reshape(6, D), WEIGHT[:, :36]
+    labels = np.minimum(LABELS, 35).reshape(6)
+    whole = P("batch"), P(None, "vocab"), P("batch")
+    inside = [
+        P(*(axis if axis == manual else None for axis in spec)) if spec else P() for spec in whole
+    ]
+    name = "vocab" if manual == "vocab" else None
+
+    def loss(h: jax.Array, w: jax.Array, labels: jax.Array) -> Any:
+        def of_shard(h: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+            each = linear_cross_entropy(h, w, labels, axis_name=name, block_size=5)
+            return each.sum(), each
+
+        gradient, each = jax.grad(of_shard, (0, 1), has_aux=True)(h, w)
+        return each, gradient
+
+    want = linear_cross_entropy(hidden, weight, labels)
+    slopes = jax.grad(lambda h, w: linear_cross_entropy(h, w, labels).sum(), (0, 1))(hidden, weight)
+    with jax.set_mesh(mesh):
+        arrays = zip((hidden, weight, labels), whole, strict=True)
+        operands = [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in arrays]
+        out = inside[2], tuple(inside[:2])
+        over = jax.shard_map(loss, axis_names={manual}, in_specs=tuple(inside), out_specs=out)
+        got = jax.device_get(jax.jit(over)(*operands))
+    chex.assert_trees_all_close(got, jax.device_get((want, slopes)), rtol=1e-5, atol=1e-6)
+
+
 def test_numbers_that_the_dtype_does_not_hold() -> None:
     for setting, words in (
         ({"logit_softcap": 1e-40}, "logit_softcap must be a number > 0 and no denormal.*1e-40"),
