@@ -106,14 +106,17 @@ def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
     """1 / (x + lack), and what that lacks, where the latter is no denormal: for x up to 1e30."""
     inverse = 1 / x
     # 1 - x * inverse from products of halves, which are exact.
-    x_high, x_low = _halves(x)
-    high, low = _halves(inverse)
+    x_high, x_low = halves(x)
+    high, low = halves(inverse)
     rest = (((1 - x_high * high) - x_high * low) - x_low * high) - x_low * low
     return inverse, (rest - lack * inverse) * inverse
 
 
-def _halves(x: Array) -> tuple[Array, Array]:
-    """Two floats of half the digits each, whose sum is x. By its bits: no compiler rounds them."""
+def halves(x: Array) -> tuple[Array, Array]:
+    """Two floats of half the digits each, whose sum is x. By its bits: no compiler rounds them.
+
+    Neither is further from 0 than x. Products of halves are exact.
+    """
     digits = np.finfo(x.dtype).nmant + 1
     bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
     short = bits >> (digits // 2) << (digits // 2)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jsoftmax._exact import halves
 from jsoftmax._reduce import first_round, row_exact_sweep, row_size, row_sweep
 from jsoftmax._typing import Along
 
@@ -157,18 +158,25 @@ class _Search(NamedTuple):
 def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array, Array]:
     """Newton's method for the norm, inside a bracket where the norm is not convex."""
     epsilon = float(jnp.finfo(z.dtype).eps)
+    # Of a row with nothing allowed none is asked, not even NaN.
+    kappa = jnp.where(peak == -jnp.inf, 1, kappa)
     # Nothing that rounding shows is between alpha = 1 and this.
     kappa = jnp.where(kappa == 0, epsilon * epsilon, kappa)
     exponent = 1 / kappa
     concave = kappa > 1
     most_lost = jnp.where(kappa < 0.5, 1, jnp.zeros_like(kappa))
+    high_z, low_z = halves(jnp.maximum(z, float(jnp.finfo(z.dtype).min)))
 
     def powers(slope: Array, offset: Array) -> tuple[Array, Array]:
         """Compute p / p0 and its power 2 - alpha: p / p0 over base, as base = (p / p0)^kappa."""
         change = slope * z
-        # Near the edge of the support 1 + change is exact, and a small offset keeps its digits: for
-        # alpha > 2, p depends on them there.
-        base = jnp.maximum((1 + change) + offset, _FLOOR)
+        # 1 + change by products that are exact, whether or not a compiler contracts them with the
+        # sums: near the edge of the support, for alpha > 2, p depends on all digits of this and of
+        # a small offset, and the sum of many such p on their being the same here and after the
+        # loop.
+        high, low = halves(slope)
+        rest = (high * low_z + low * high_z) + low * low_z
+        base = jnp.maximum(((1 + high * high_z) + rest) + offset, _FLOOR)
         absent = base <= _FLOOR
         inverse = 1 / base
         # For alpha near 1, log1p(change + offset): there its relative error is multiplied.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsoftmax import log_softmax, logsumexp, softmax
+from jsoftmax import entmax, log_softmax, logsumexp, softmax
 from tests import real_logits, reference, rows
 from tests.compare import ulps_apart
 from tests.reference import Row
@@ -310,3 +310,16 @@ def test_table_of_errors(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     peer = found["softmax", dtype, "jax"].largest
     assert peer > (5 if dtype == "float16" else 30)
     assert "softmax, gradient" in numerics.table(found)
+
+
+def test_many_entries_at_the_edge_of_the_support() -> None:
+    """Whether thousands of equal entries are in it is decided by the last digits of the threshold.
+
+    They are the same for all, in the loop that looks for it and after it: else the sum is not one.
+    """
+    for size, alpha in itertools.product((100, 1500, 5000), (3.0, 4.0)):
+        for top in (0.1, 0.2, 0.3):
+            x = np.pad(np.float32([top]), (0, size - 1))
+            np.testing.assert_allclose(entmax(x, alpha=jnp.asarray(alpha)).sum(), 1, atol=2e-5)
+    x = np.pad(np.float32([0.3]), (0, 4999))
+    np.testing.assert_allclose(entmax(x, alpha=jnp.asarray(3.0))[0], np.sqrt(0.6), atol=1e-3)

@@ -69,7 +69,9 @@ def _of_number(traits: Traits, facts: Facts, size: Row, change: Row, log: float)
     if QUIET in facts.settings:
         cold = np.where(facts.temperature == 0, 1, facts.temperature)
         hot = np.where(np.isfinite(facts.peak), np.abs(facts.peak), 0) / cold + log
-        allowed += 2 * np.nan_to_num(facts.settings[QUIET]) * error * hot * hot
+        quiet = np.nan_to_num(facts.settings[QUIET])
+        # Where there is no z-loss, hot * hot may be infinite.
+        allowed += np.where(quiet == 0, 0, 2 * quiet * error * hot * hot)
     return allowed
 
 
