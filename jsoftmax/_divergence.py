@@ -27,7 +27,7 @@ from jsoftmax._normalizer import (
     summed,
 )
 from jsoftmax._reduce import row_peak, row_sum
-from jsoftmax._shift import drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._shift import divide, drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -102,15 +102,12 @@ def _entropy_of_jvp(
     result = _entropy_of(logits, temperature, constant, along)
 
     def of_surprise(z: Array, p: Array, change: Array) -> Array:
-        return row_sum(p * _if_present(z, log_total - z - result) * change, along)
+        # No derivative of any order meets 0 * inf where there is no mass.
+        surprise = jnp.where(p == 0, 0, log_total - z - result)
+        return row_sum(p * surprise * change, along)
 
     dot = contract(of_surprise, logits, temperature, peak, log_total, tangents[:2])
     return result, dot * inverse(temperature)
-
-
-def _if_present(z: Array, value: Array) -> Array:
-    """The value, and 0 where z is -inf and p is 0: no derivative of any order meets 0 * inf."""
-    return jnp.where(z == -jnp.inf, 0, value)
 
 
 def kl_divergence(
@@ -142,7 +139,8 @@ def kl_divergence(
     Returns:
       An array of the batch shape and the logits' float dtype (of two dtypes: the one both are
       computed in), never negative, 0 for equal rows. It is summed as p (exp(u) - 1 - u) with u =
-      log q - log p, so that a small divergence keeps its relative accuracy.
+      log q - log p, taken from the logits' differences, so that a divergence of 1e-7 is as
+      accurate, relatively, as one of 1.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
@@ -187,26 +185,56 @@ def _kl_divergence(
     The terms p (exp(u) - 1 - u) = q - p - p u, with u = log q - log p, have the same sum, are never
     negative, and hardly feel the rounding of the two normalisers.
     """
-    p_peak, p_total, _ = normalizer(p_logits, temperature, along)
-    q_peak, q_total, _ = normalizer(q_logits, temperature, along)
+    p_known = normalizer(p_logits, temperature, along)
+    temperature = _where_allowed(temperature, p_known)
+    q_known = normalizer(q_logits, temperature, along)
+    (p_peak, p_total, _), (q_peak, q_total, _) = p_known, q_known
     z_p = shift(p_logits, temperature, p_peak)
     z_q = shift(q_logits, temperature, q_peak)
     p, q = exp(z_p - p_total), exp(z_q - q_total)
-    u = _log_ratio(z_p, z_q, q_total - p_total)
+    u = _log_ratio((p_logits, q_logits), (z_p, z_q), temperature, (p_known, q_known))
     near = jnp.abs(u) < 0.5
     small = jnp.where(near, u, 0)
     term = jnp.where(near, p * _expm1_beyond_linear(small), q - p - p * u)
-    unseen = (z_q == -jnp.inf) & (z_p > -jnp.inf)
+    # Not where z_q has overflowed and p has no mass.
+    unseen = (z_q == -jnp.inf) & (z_p > -jnp.inf) & ((p > 0) | (q_logits == -jnp.inf))
     term = jnp.where(z_p == -jnp.inf, q, jnp.where(unseen, jnp.inf, term))
     broken = jnp.isnan(p_total + q_total)
     nothing = (p_peak == -jnp.inf) & ~broken
     return jnp.where(nothing, 0, jnp.where(broken, jnp.nan, row_sum(term, along)))
 
 
-def _log_ratio(z_p: Array, z_q: Array, difference: Array) -> Array:
-    """Compute log q - log p where both have mass, else 0."""
-    both = (z_p > -jnp.inf) & (z_q > -jnp.inf)
-    return jnp.where(both, z_q - jnp.where(both, z_p, 0) - difference, 0)
+def _where_allowed(temperature: Array | None, known: Known) -> Array | None:
+    """The temperature, and one where nothing is allowed: none counts there, not even NaN."""
+    return None if temperature is None else jnp.where(known.peak == -jnp.inf, 1, temperature)
+
+
+def _log_ratio(
+    logits: tuple[Array, Array],
+    z: tuple[Array, Array],
+    temperature: Array | None,
+    known: tuple[Known, Known],
+) -> Array:
+    """Compute log q - log p where both have mass, else 0; each argument is of p and of q.
+
+    Where these are close, z is not rounded before its difference is taken.
+    """
+    both = (z[0] > -jnp.inf) & (z[1] > -jnp.inf)
+    apart = z[1] - jnp.where(both, z[0], 0)
+    close = both & (jnp.abs(apart) < 1)
+    # In quarters: no difference overflows.
+    x, y = (0.25 * jnp.where(close, of.astype(apart.dtype), 0) for of in logits)
+    (p_peak, p_total, p_lack), (q_peak, q_total, q_lack) = known
+    p_peak, q_peak = (0.25 * jnp.where(peak == -jnp.inf, 0, peak) for peak in (p_peak, q_peak))
+    quarter = (y - x) - (q_peak - p_peak)
+    if temperature is None:
+        difference = 4 * quarter
+    else:
+        unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
+        cold = jnp.where(temperature == 0, 1, temperature * unit)
+        difference = divide(quarter * (4 * unit), cold)
+    of_totals = (q_total - p_total) + (q_lack - p_lack)
+    return jnp.where(both, jnp.where(close, difference, apart) - of_totals, 0)
 
 
 def _expm1_beyond_linear(u: Array) -> Array:
@@ -225,8 +253,10 @@ def _kl_divergence_jvp(
 ) -> tuple[Array, Array]:
     # dKL = sum p (-u - KL) dz_p + sum (q - p) dz_q, and an infinite KL is constant
     p_logits, q_logits, temperature = primals
-    p_peak, p_total, _ = normalizer(p_logits, temperature, along)
-    q_peak, q_total, _ = normalizer(q_logits, temperature, along)
+    p_known = normalizer(p_logits, temperature, along)
+    temperature = _where_allowed(temperature, p_known)
+    q_known = normalizer(q_logits, temperature, along)
+    (p_peak, p_total, _), (q_peak, q_total, _) = p_known, q_known
     result = _kl_divergence(p_logits, q_logits, temperature, along)
     constant = (result == jnp.inf) | ((p_peak == -jnp.inf) & ~jnp.isnan(result))
     of_p, of_temperature = drop_zeros((tangents[0], tangents[2]))
@@ -242,7 +272,7 @@ def _kl_divergence_jvp(
         of_p, of_q, of_temperature = known
         z_p, z_q = shift(logits[0], temperature, p_peak), shift(logits[1], temperature, q_peak)
         p, q = exp(z_p) * jnp.exp(-p_total), exp(z_q) * jnp.exp(-q_total)
-        u = _log_ratio(z_p, z_q, q_total - p_total)
+        u = _log_ratio(logits, (z_p, z_q), temperature, (p_known, q_known))
         change = jnp.zeros_like(z_p)
         if of_p is not None or of_temperature is not None:
             # Where there is no mass the log-ratio may be the largest float.

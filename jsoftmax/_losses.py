@@ -84,8 +84,7 @@ def cross_entropy(
     in its row, with gradient 0, so that ``jnp.where(labels >= 0, loss, 0)`` is safe. A NaN or +inf
     logit, or a traced setting that is not allowed, makes its row NaN.
 
-    Source: Szegedy et al. (2016) for label smoothing; de Brébisson and Vincent (2016), and PaLM
-    (Chowdhery et al. 2022), for the z-loss.
+    Source: Szegedy et al. (2016) for label smoothing; PaLM (Chowdhery et al. 2022) for the z-loss.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -142,6 +141,11 @@ def combine(
     """The loss of each row: what is infinite, or NaN by its label, is constant in it."""
     loss = jnp.where(jnp.isinf(parts.cost), 0, parts.mass * parts.log_total + parts.cost)
     infinite = parts.cost == jnp.inf
+    # Where nothing is allowed no setting counts, not even NaN.
+    smoothing, z_loss = (
+        None if setting is None else jnp.where(parts.nothing, 0, setting)
+        for setting in (smoothing, z_loss)
+    )
     if smoothing is not None:
         far = jnp.isinf(parts.spread)
         uniform = jnp.where(far, 0, parts.log_total + parts.spread)
@@ -173,7 +177,8 @@ def _log_sum(parts: Parts, temperature: Array | None) -> tuple[Array, Array]:
         log_sum = peak + parts.log_total
         return log_sum, jnp.isinf(log_sum)
     limit = temperature == 0
-    log_sum = at_temperature(peak, jnp.where(limit, 1, temperature)) + parts.log_total
+    divisor = jnp.where(limit | parts.nothing, 1, temperature)
+    log_sum = at_temperature(peak, divisor) + parts.log_total
     return log_sum, jnp.isinf(log_sum) | (limit & (peak != 0))
 
 
@@ -215,7 +220,7 @@ def _parts_of_label_jvp(
         of_spread = jnp.zeros_like(peak)
         if count is not None:
             change = scaled_tangent(z, *known) * inverse(temperature)
-            of_spread = -row_sum(jnp.where(z == -jnp.inf, 0, change), along) / count
+            of_spread = -row_sum(jnp.where(logits == -jnp.inf, 0, change), along) / count
         return of_total, of_cost, of_spread
 
     of_total, of_cost, of_spread = recomputed(
@@ -275,7 +280,7 @@ def _parts_of_distribution_jvp(
         of_spread = jnp.zeros_like(peak)
         if count is not None:
             change = scaled_tangent(z, *known) * inverse(temperature)
-            of_spread = -row_sum(jnp.where(absent, 0, change), along) / count
+            of_spread = -row_sum(jnp.where(logits == -jnp.inf, 0, change), along) / count
         return of_total, of_mass, of_cost, of_spread
 
     moved = recomputed(
@@ -318,6 +323,11 @@ def _count(logits: Array, along: Along) -> Array:
 
 
 def _spread(logits: Array, temperature: Array | None, peak: Array, along: Along) -> Array:
-    """Mean of -z over the allowed classes."""
-    z = shift(logits, temperature, peak)
-    return row_sum(jnp.where(logits == -jnp.inf, 0, -z / _count(logits, along)), along)
+    """Mean of -z over the allowed classes, which may be a float where -z overflows."""
+    count, absent = _count(logits, along), logits == -jnp.inf
+    if temperature is None:
+        return row_sum(jnp.where(absent, 0, -shift(logits, count, peak)), along)
+    # By T times their number, unless that might overflow in its place.
+    low = temperature < 4
+    z = shift(logits, jnp.where(low, temperature * count, temperature), peak)
+    return row_sum(jnp.where(absent, 0, -z / jnp.where(low, 1, count)), along)

@@ -67,6 +67,20 @@ def test_gradient_with_minus_infinity_is_that_of_the_rest() -> None:
     chex.assert_tree_all_finite(hessian)
 
 
+def test_second_derivatives_along_a_direction_beside_the_least_float() -> None:
+    x, along = jnp.array([0.0, 1.0, np.finfo(np.float32).min]), jnp.array([1.0, -2.0, 3.0])
+    want = np.pad(jax.hessian(entropy)(x[:2]) @ along[:2], (0, 1))
+
+    def by_reverse(x: jax.Array) -> jax.Array:
+        return jnp.vdot(jax.grad(entropy)(x), along)
+
+    def by_forward(x: jax.Array) -> jax.Array:
+        return jax.jvp(entropy, (x,), (along,))[1]
+
+    for slope in (by_reverse, by_forward):
+        np.testing.assert_allclose(jax.grad(slope)(x), want, rtol=1e-5)
+
+
 def test_gradient_of_a_divergence_near_the_largest_float() -> None:
     """Logits that are masked by the least float, as they often are, at different entries."""
     least = np.finfo(np.float32).min

@@ -1,6 +1,7 @@
 """kl_divergence and cross_entropy: values, limits, labels, derivatives, memory."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests import reference, rows
 from tests.compare import assert_close
 
 INF = np.inf
+LEAST = float(np.finfo(np.float32).min)
 NAMES, FAMILY = rows.stacked(129)
 
 
@@ -71,16 +73,23 @@ class TestKL:
         x = rows.normal(64 * 1000, 3.0).reshape(64, 1000)
         direction = rows.normal(64 * 1000, 1.0, seed=1).reshape(64, 1000)
         for scale in (1e-1, 1e-2, 1e-3):
-            # Multiples of 2^-10: the differences are exact in float32.
-            x = np.round(x * 1024) / 1024
-            y = (x + np.round(direction * scale * 4096) / 4096).astype(np.float32)
+            y = (x + direction * scale).astype(np.float32)
             x = x.astype(np.float32)
-            ones = np.ones(x.shape[1], bool)
-            pairs = zip(reference.as_float(x), reference.as_float(y), strict=True)
-            want = np.array([reference.kl_row(a, ones, b) for a, b in pairs])
-            got = np.asarray(kl_divergence(x, y))
-            assert (got >= 0).all()
-            np.testing.assert_allclose(got, want, rtol=2e-5)
+            for length, temperature in itertools.product((3, 10, 1000), (1.0, 0.7, 3.0)):
+                p, q = x[:, :length], y[:, :length]
+                t = np.float32(temperature)
+                ones = np.ones(length, bool)
+                pairs = zip(reference.as_float(p), reference.as_float(q), strict=True)
+                want = np.array([reference.kl_row(a, ones, b, t) for a, b in pairs])
+                got = np.asarray(kl_divergence(p, q, temperature=t))
+                assert (got >= 0).all()
+                # To 1e-7 as accurate as to 1: their logits' differences are.
+                held = want > 1e-8
+                np.testing.assert_allclose(
+                    got[held], want[held], rtol=2e-5 if scale > 0.05 else 3e-6
+                )
+                if length == 1000:
+                    assert held.all()
         # Rows equal up to a constant differ by rounding only.
         shifted = np.asarray(kl_divergence(x, x + np.float32(0.1)))
         assert ((shifted >= 0) & (shifted < 1e-12)).all()
@@ -109,6 +118,20 @@ class TestKL:
             assert of_t[row] == 0
         np.testing.assert_array_equal(np.asarray(of_x)[np.isneginf(x)], 0)
         np.testing.assert_allclose(of_y[0], np.array([1, 1, 1]) / 3 - softmax(x[0]), rtol=1e-6)
+
+    def test_masks_of_different_conventions(self) -> None:
+        """A logit of the least float is further from the others, at T < 1, than any float."""
+        y = jnp.array([0.5, 0.0, LEAST])
+        for masked in (-100.0, -1e4, -1e9, LEAST):
+            x = jnp.array([0.0, 1.0, masked])
+            for t in (0.5, 0.1):
+                of_x, of_y = jax.grad(kl_divergence, (0, 1))(x, y, temperature=t)
+                got = kl_divergence(x, y, temperature=t), of_x[:2], of_y[:2]
+                wanted = jax.grad(kl_divergence, (0, 1))(x[:2], y[:2], temperature=t)
+                want = kl_divergence(x[:2], y[:2], temperature=t), *wanted
+                chex.assert_trees_all_close(got, want, rtol=1e-6)
+                assert not of_x[2]
+                assert not of_y[2]
 
     def test_gradient_formulas(self) -> None:
         """dKL/dx = p (log p - log q - KL), dKL/dy = q - p."""
@@ -295,6 +318,24 @@ def test_no_z_loss_of_huge_logits_has_a_finite_gradient(largest: float) -> None:
 
     of_x = jax.jit(jax.grad(loss))(jnp.full((1, 2), largest), jnp.float32(0))
     np.testing.assert_allclose(of_x, [[-3, 3]])
+
+
+class TestFarLogits:
+    def test_smoothing_over_a_class_at_the_least_float(self) -> None:
+        """Its -z is no float, at T < 1, but the mean over the classes is one."""
+        x = jnp.array([2.0, 1.0, 0.0, LEAST])
+        for labels in (jnp.array(0), jnp.array([1.0, 0.0, 0.0, 0.0])):
+
+            def loss(x: jax.Array, labels: jax.Array = labels) -> jax.Array:
+                return cross_entropy(x, labels, label_smoothing=0.1, temperature=0.5)
+
+            np.testing.assert_allclose(loss(x), -LEAST / 20, rtol=1e-6)
+            p = softmax(np.array([2.0, 1.0, 0.0, -INF]), temperature=0.5)
+            want = (p - np.array([0.925, 0.025, 0.025, 0.025])) * 2
+            np.testing.assert_allclose(jax.grad(loss)(x), want, rtol=1e-5)
+        x = jnp.array([2.5e38, -2.5e38])
+        got = cross_entropy(x, jnp.array(0), label_smoothing=0.1)
+        np.testing.assert_allclose(got, 2.5e37, rtol=1e-6)
 
 
 class TestLabels:
