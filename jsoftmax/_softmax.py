@@ -14,7 +14,13 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_flag, check_rows, check_temperature, compute_dtype
+from jsoftmax._checks import (
+    check_flag,
+    check_rows,
+    check_temperature,
+    compute_dtype,
+    keep_or_fill,
+)
 from jsoftmax._exact import add_exactly, reciprocal
 from jsoftmax._exp import exp, exp_of_difference
 from jsoftmax._mass import MODERATE, unshifted_weights
@@ -22,13 +28,12 @@ from jsoftmax._normalizer import (
     Known,
     KnownPrimals,
     KnownTangents,
-    Primals,
     differentiable,
     mean_tangent,
     summed,
 )
 from jsoftmax._reduce import row_exact_sum, row_peak, row_sum, where_needed
-from jsoftmax._shift import Tangents, drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._shift import drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -57,9 +62,10 @@ def softmax(
 
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
-      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, for T =
-      1, and on CPUs mostly within 2 units in the last place (another T adds the rounding of the
-      division: about abs(z) eps / 2). A probability below 1e-34 may be 0.
+      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, where no
+      temperature is given (or the Python number 1), and on CPUs mostly within 2 units in the last
+      place. Any other temperature, a traced 1 too, adds the rounding of (x_i - max x) / T: up to
+      its absolute value times eps. A probability below 1e-34 may be 0.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
@@ -82,7 +88,7 @@ def softmax(
     """
     rows = check_rows("softmax", logits, axis, where, axis_name)
     checked = check_temperature("softmax", temperature, rows)
-    return rows.fill_disallowed(_softmax(rows.pinned(checked), checked, rows.along), 0)
+    return _softmax(rows.pinned(checked), checked, rows.where, rows.along)
 
 
 def log_softmax(
@@ -177,9 +183,16 @@ def logsumexp(
     return result if kept else jnp.squeeze(result, rows.along.axis)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-@partial(jax.jit, static_argnums=2)
-def _softmax(logits: Array, temperature: Array | None, along: Along) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@partial(jax.jit, static_argnums=3)
+def _softmax(logits: Array, temperature: Array | None, where: Array | None, along: Along) -> Array:
+    # The entries that `where` disallows are 0 in a row of NaN too; here, so that the backward pass
+    # keeps the array that the caller gets.
+    p = _probabilities(logits, temperature, along)
+    return p if where is None else keep_or_fill(where, p, 0)
+
+
+def _probabilities(logits: Array, temperature: Array | None, along: Along) -> Array:
     x = logits.astype(compute_dtype(logits.dtype))
 
     def normalize(mass: Array) -> Array:
@@ -234,12 +247,16 @@ def _quotient(mass: Array, total: Array, lack: Array, defined: Array) -> Array:
 
 
 @partial(_softmax.defjvp, symbolic_zeros=True)
-def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Array, Array]:
+def _softmax_jvp(
+    along: Along,
+    primals: tuple[Array, Array | None, Array | None],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, object],
+) -> tuple[Array, Array]:
     # dp = p (dz - sum p dz). The mean is taken under p as rounded, so that the tangents of a row
     # sum to zero in float16 too. 1 / T comes last: a one-hot row at a tiny T meets no inf * 0.
-    logits, temperature = primals
-    rounded = _softmax(logits, temperature, along)
-    of_logits, of_temperature = drop_zeros(tangents)
+    logits, temperature, where = primals
+    rounded = _softmax(logits, temperature, where, along)
+    of_logits, of_temperature = drop_zeros(tangents[:2])
 
     dtype = compute_dtype(logits.dtype)
     peak = None
@@ -261,7 +278,10 @@ def _softmax_jvp(along: Along, primals: Primals, tangents: Tangents) -> tuple[Ar
         if rounded.dtype != dtype:
             total = row_sum(p, along)
             mean = mean / jnp.where(total == 0, 1, total)
-        return (p * (change - mean) * inverse(temperature)).astype(rounded.dtype)
+        tangent = p * (change - mean) * inverse(temperature)
+        if where is not None:
+            tangent = jnp.where(p == 0, 0, tangent)
+        return tangent.astype(rounded.dtype)
 
     if rounded.dtype != dtype or of_temperature is not None:
         # The backward pass keeps no more than its arguments.

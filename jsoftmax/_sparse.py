@@ -14,7 +14,14 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import Rows, check_alpha, check_rows, check_temperature, compute_dtype
+from jsoftmax._checks import (
+    Rows,
+    check_alpha,
+    check_rows,
+    check_temperature,
+    compute_dtype,
+    keep_or_fill,
+)
 from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._shift import inverse, shift
 from jsoftmax._softmax import softmax
@@ -22,11 +29,11 @@ from jsoftmax._sparse_root import solve
 from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
-Primals: TypeAlias = tuple[Array, Array | None, Array | None]
-"""Logits, temperature (None: one) and alpha (None: the static one)."""
+Primals: TypeAlias = tuple[Array, Array | None, Array | None, Array | None]
+"""Logits, temperature (None: one), alpha (None: the static one) and `where` (None: all)."""
 
 Tangents: TypeAlias = tuple[
-    Array | SymbolicZero, Array | SymbolicZero | None, Array | SymbolicZero | None
+    Array | SymbolicZero, Array | SymbolicZero | None, Array | SymbolicZero | None, object
 ]
 
 _TERMS = 22
@@ -83,7 +90,7 @@ def sparsemax(
     """
     rows = check_rows("sparsemax", logits, axis, where, axis_name)
     checked = check_temperature("sparsemax", temperature, rows)
-    return rows.fill_disallowed(sparse_map(rows.pinned(checked), checked, 2.0, rows), 0)
+    return sparse_map(rows.pinned(checked), checked, 2.0, rows)
 
 
 def entmax(
@@ -116,8 +123,9 @@ def entmax(
     Returns:
       An array of the logits' shape and float dtype (integers become the default float), within
       rounding of the exact map; for alpha > 2, whose slope has no bound where several entries are
-      about to leave the support, within 1e-5 of it in general, and there less surely: within eps **
-      (1 / (alpha - 1)), which is 3e-4 at alpha = 3 and 5e-3 at 4. float16 and bfloat16 are computed
+      about to leave the support, within 1e-5 of it in general, and there less surely: each of them
+      within eps ** (1 / (alpha - 1)), which is 3e-4 at alpha = 3 and 5e-3 at 4, and the others,
+      together, by as much as all of those. float16 and bfloat16 are computed
       in float32 and rounded once. Gradients flow to the logits, alpha and the temperature.
 
     Raises:
@@ -146,35 +154,38 @@ def entmax(
     rows = check_rows("entmax", logits, axis, where, axis_name)
     checked = check_temperature("entmax", temperature, rows)
     order = check_alpha("entmax", alpha, rows)
-    return rows.fill_disallowed(sparse_map(rows.pinned(checked), checked, order, rows), 0)
+    return sparse_map(rows.pinned(checked), checked, order, rows)
 
 
 def sparse_map(logits: Array, temperature: Array | None, alpha: Array | float, rows: Rows) -> Array:
     """The map of checked arguments; alpha is an array, or 1, 1.5 or 2."""
     if isinstance(alpha, Array):
-        return _sparse_map(logits, temperature, alpha, None, rows.along)
+        return _sparse_map(logits, temperature, alpha, rows.where, None, rows.along)
     if alpha == 1:
         scale: Setting = 1.0 if temperature is None else jnp.squeeze(temperature, rows.along.axis)
-        axis, axis_name = rows.along
-        return softmax(logits, axis, temperature=scale, axis_name=axis_name or None)
-    return _sparse_map(logits, temperature, None, alpha, rows.along)
+        axis, names = rows.along
+        return softmax(logits, axis, where=rows.where, temperature=scale, axis_name=names or None)
+    return _sparse_map(logits, temperature, None, rows.where, alpha, rows.along)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-@partial(jax.jit, static_argnums=(3, 4))
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(4, 5))
 def _sparse_map(
     logits: Array,
     temperature: Array | None,
     alpha: Array | None,
+    where: Array | None,
     static_alpha: float | None,
     along: Along,
 ) -> Array:
     peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
     if temperature is not None:
-        peak = jnp.where(jnp.isnan(temperature), jnp.nan, peak)
+        peak = jnp.where(jnp.isnan(temperature) & (peak != -jnp.inf), jnp.nan, peak)
     p, _ = solve(z, peak, (static_alpha or 2.0) if alpha is None else alpha, along)
-    return p.astype(logits.dtype)
+    p = p.astype(logits.dtype)
+    # Here, as in softmax: the backward pass keeps what the caller gets.
+    return p if where is None else keep_or_fill(where, p, 0)
 
 
 @partial(_sparse_map.defjvp, symbolic_zeros=True)
@@ -185,10 +196,10 @@ def _sparse_map_jvp(
     # slope is 1 / s for s = p^(2 - alpha). So s^-1 dp = dz - dc - d ln / d kappa dkappa, and dc is
     # what keeps the sum: the mean of the rest under s. Everything is a function of p alone: z is
     # ln(p) but for c.
-    logits, temperature, alpha = primals
-    result = _sparse_map(logits, temperature, alpha, static_alpha, along)
+    logits, temperature, alpha, where = primals
+    result = _sparse_map(logits, temperature, alpha, where, static_alpha, along)
     of_logits, of_temperature, of_alpha = (
-        None if isinstance(tangent, SymbolicZero) else tangent for tangent in tangents
+        None if isinstance(tangent, SymbolicZero) else tangent for tangent in tangents[:3]
     )
     dtype = compute_dtype(logits.dtype)
 
@@ -223,6 +234,8 @@ def _sparse_map_jvp(
         tangent = project(change) * inverse(temperature)
         if of_alpha is not None:
             tangent = tangent + project(bend(log_p, kappa)) * of_alpha
+        if where is not None:
+            tangent = jnp.where(p == 0, 0, tangent)
         return tangent.astype(rounded.dtype)
 
     return result, spread(result, temperature, alpha, of_logits, of_temperature, of_alpha)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 from typing import Any
 
 import chex
@@ -345,6 +346,29 @@ def test_the_backward_pass_keeps_the_output_and_nothing_else_of_its_size(dtype: 
         kept = jax.tree.leaves(jax.jit(lambda *a, f=function: jax.vjp(f, *a)[1])(x, *settings))
         large = [leaf for leaf in kept if leaf.size >= x.size]
         assert [(leaf.shape, leaf.dtype) for leaf in large] == [(x.shape, x.dtype)]
+
+
+def test_a_product_with_masked_weights_keeps_the_same_array() -> None:
+    """What the rule keeps is what the caller gets, with `where` too: attention holds one array."""
+    layers, size = 3, 16
+    mask, values = np.tri(size, dtype=bool), jnp.ones((layers, size, size))
+    for function in (
+        softmax,
+        sparsemax,
+        entmax,
+        functools.partial(entmax, alpha=1),
+        functools.partial(entmax, alpha=jnp.array(1.3)),
+    ):
+
+        def attend(x: jax.Array, v: jax.Array, f: Any = function) -> tuple[jax.Array, None]:
+            return f(x @ x.T, where=mask) @ (x * v[:, :1]), None
+
+        def loss(x: jax.Array, attend: Any = attend) -> jax.Array:
+            return jax.lax.scan(attend, x, values)[0].sum()
+
+        text = str(jax.make_jaxpr(jax.grad(loss))(jnp.ones((size, 3))))
+        kept = re.findall(r"((?:\S+:\S+\s+)+)= scan\[", text)[0]
+        assert kept.count(f"f32[{layers},{size},{size}]") == 1
 
 
 # --- cost ------------------------------------------------------------------------------------
