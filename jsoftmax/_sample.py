@@ -50,8 +50,9 @@ def sample(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. The same key
-        must be given on every shard; the token does not depend on their number. Use it where Auto
-        mesh axes split `axis`: the partitioner alone gathers rows.
+        must be given on every shard. The token is the same on 1, 2, 4 and 8 shards of an axis that
+        8 divides, else it follows the same distribution. Use it where Auto mesh axes split `axis`:
+        the partitioner alone gathers rows.
 
     Each setting is a number or an array that broadcasts to the batch shape (the logits' shape
     without `axis`), and is traced: a new value does not recompile.
@@ -113,8 +114,9 @@ def sample_and_log_prob(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. The same key
-        must be given on every shard; the token does not depend on their number. Use it where Auto
-        mesh axes split `axis`: the partitioner alone gathers rows.
+        must be given on every shard. The token is the same on 1, 2, 4 and 8 shards of an axis that
+        8 divides, else it follows the same distribution. Use it where Auto mesh axes split `axis`:
+        the partitioner alone gathers rows.
 
     Returns:
       (token, log_prob): token as `sample` gives for the same key; log_prob of the batch shape and
@@ -176,7 +178,7 @@ def _sample_and_log_prob(
     logit = entry_at(row.x, token, row.along)
     log_prob = row.z(logit) - _log_total(row, settings, kept, floor)
     log_prob = jnp.where(logit == -jnp.inf, -jnp.inf, log_prob)
-    log_prob = jnp.where(row.invalid, jnp.nan, log_prob)
+    log_prob = jnp.where(row.invalid & (row.peak != -jnp.inf), jnp.nan, log_prob)
     # From here on gradients flow: to the logits and the temperature, not through the draw or the
     # cut.
     mask = None if settings[1:] == (None, None, None) else row.mask(floor)
@@ -234,6 +236,9 @@ def _differentiable_jvp(
 ) -> tuple[Array, Array]:
     # That of (x_token - max x) / T - L, with the mask and the token constant
     x, temperature, token, mask, log_prob = primals
+    if temperature is not None:
+        # Where nothing is allowed none counts, not even NaN.
+        temperature = jnp.where(log_prob == -jnp.inf, 1, temperature)
 
     def written_out(x: Array, temperature: Array | None) -> Array:
         kept = x if mask is None else jnp.where(mask, x, jnp.asarray(-jnp.inf, x.dtype))

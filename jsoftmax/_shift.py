@@ -90,8 +90,11 @@ def scaled_tangent(
 
 
 def inverse(temperature: Array | None) -> Array | float:
-    """1 / T, but 0 at the limits T = 0 and T = inf, where gradients vanish."""
+    """1 / T, but 0 at the limits T = 0 and T = inf, where gradients vanish.
+
+    And for T that is NaN: where anything is allowed the gradient is NaN by p, and else 0.
+    """
     if temperature is None:
         return 1.0
-    reciprocal = 1 / jnp.where(temperature == 0, jnp.inf, temperature)
+    reciprocal = 1 / jnp.where(temperature > 0, temperature, jnp.inf)
     return jnp.minimum(reciprocal, jnp.finfo(temperature.dtype).max)

@@ -74,6 +74,6 @@ def _temperature_scale(logits: Array, temperature: Array | None, along: Along) -
         quotient = at_temperature(jnp.where(absent, 0, x), nonzero)
         limit = (temperature == 0) | overflows
         scaled = jnp.where(limit, shift(x, temperature, peak), quotient)
-        invalid |= jnp.isnan(temperature)
+        invalid |= jnp.isnan(temperature) & (peak != -jnp.inf)
     scaled = jnp.where(absent, -jnp.inf, scaled)
     return jnp.where(invalid, jnp.nan, scaled).astype(logits.dtype)

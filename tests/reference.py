@@ -35,7 +35,9 @@ def over_rows(
     x = as_float(x)
     batch = x.shape[:-1]
     where = np.broadcast_to(True if where is None else np.asarray(where), x.shape)
-    numbers = [np.broadcast_to(as_float(setting), batch) for setting in settings]
+    # Where nothing is allowed no setting counts, not even NaN.
+    some = allowed_row(x, where).any(-1)
+    numbers = [np.where(some, as_float(setting), 1) for setting in settings]
     results = [
         row_function(x[i], where[i], *(number[i] for number in numbers), **static)
         for i in np.ndindex(*batch)

@@ -103,8 +103,10 @@ class Entry:
         numbers = dict(settings or {})
         allowed = np.broadcast_to(True if where is None else where, x.shape)
         broken = (allowed & ~(x < np.inf)).any(-1)
+        some = (allowed & (x != -np.inf)).any(-1)
         for name, number in numbers.items():
-            broken |= np.isnan(number) | (name == "temperature" and np.asarray(number) < 0)
+            bad = np.isnan(number) | (name == "temperature" and np.asarray(number) < 0)
+            broken |= bad & some
         nothing = ~may.any(-1)
         inside = np.take_along_axis(may, tokens, -1)[..., 0]
         assert (inside | nothing | broken).all(), f"token outside the mask: {np.asarray(token)}"

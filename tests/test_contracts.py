@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 from typing import Any
 
 import chex
@@ -561,6 +562,28 @@ def test_masks_are_constant_to_differentiation(entry: Entry) -> None:
     same(gradient, want, exact=False)
     assert float(jnp.abs(gradient).max()) > 0
     chex.assert_trees_all_equal(by_setting, jax.tree.map(jnp.zeros_like, settings))
+
+
+@pytest.mark.parametrize("entry", [e for e in FUNCTIONS if e.settings], ids=str)
+def test_where_nothing_is_allowed_no_setting_counts(entry: Entry) -> None:
+    """Not even a traced one that is NaN, or below 0: the value is the same, the gradient 0."""
+    x = jnp.full((2, 5), -jnp.inf)
+    want = entry(x, **entry.setting())
+    for name, bad in itertools.product(entry.settings, (np.nan, -1.0)):
+        settings = entry.setting() | {name: jnp.full(2, bad, jnp.float32)}
+
+        def value(x: jax.Array, settings: dict[str, Any] = settings) -> Any:
+            return entry(x, **settings)
+
+        for got, right in zip(jax.tree.leaves(value(x)), jax.tree.leaves(want), strict=True):
+            np.testing.assert_array_equal(got, right)
+        if entry.differentiable or entry.pair:
+
+            def total(x: jax.Array, value: Any = value) -> jax.Array:
+                number = value(x)[1] if entry.pair else value(x)
+                return jnp.where(jnp.isfinite(number), number, 0).sum()
+
+            assert not jax.grad(total)(x).any(), name
 
 
 # --- strict worlds ---------------------------------------------------------------------------
