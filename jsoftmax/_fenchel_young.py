@@ -71,7 +71,8 @@ def fenchel_young_loss(
     Returns:
       An array of the batch shape and the logits' float dtype, never negative. float16 and bfloat16
       are computed in float32 and rounded once. The loss of an integer label that is nearly certain
-      keeps its relative accuracy. The backward pass keeps the map in that dtype and the labels.
+      keeps its relative accuracy, for a static alpha of 1, 1.5 or 2. The backward pass keeps the
+      map in that dtype and the labels.
 
     Raises:
       TypeError: logits are not real numbers, labels neither integers nor floating-point numbers, or

@@ -116,7 +116,8 @@ def linear_cross_entropy(
       precision: of the matrix products, as in ``jax.lax.dot``.
       axis_name: the mesh axis, or axes, that split the vocabulary (the last axis of weight, and
         bias) inside ``jax.shard_map``. What crosses devices is a few numbers a row, and in the
-        backward pass the gradient of `hidden`.
+        backward pass the gradient of `hidden`. Use it where mesh axes of any kind split the
+        vocabulary: the partitioner alone gathers a weight of several blocks.
 
     Returns:
       A float32 array of the batch shape (float64 if hidden or weight is), the loss of each row.
@@ -193,7 +194,8 @@ def linear_log_prob(
         tokens were sampled at.
       block_size: how many columns of the weight a block has; static.
       precision: of the matrix products, as in ``jax.lax.dot``.
-      axis_name: the mesh axis, or axes, that split the vocabulary inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split the vocabulary inside ``jax.shard_map``. Use it
+        where mesh axes split it, as in `linear_cross_entropy`.
 
     Returns:
       A float32 array of the batch shape (float64 if hidden or weight is).

@@ -159,7 +159,8 @@ def top_n_sigma_mask(
     .. math:: \{i : x_i \ge \max x - n \sigma(x)\}
 
     with the population deviation over the allowed finite entries. The set does not depend on
-    temperature.
+    temperature. An entry that lies on the cut, within the rounding of float32, may fall on either
+    side.
 
     Args:
       logits: real numbers of any shape with at least one dimension.

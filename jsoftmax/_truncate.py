@@ -47,7 +47,8 @@ def top_k_mask(
     Args:
       logits: real numbers of any shape with at least one dimension.
       k: how many, a number or an array that broadcasts to the batch shape (the logits' shape
-        without `axis`). Traced: a new value does not recompile. k <= 0 or k >= V is off.
+        without `axis`). Traced: a new value does not recompile. k <= 0 or k >= V is off. Exact up
+        to 2^24, as numbers of float32 are.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       ties: "all" keeps every entry that equals the k-th largest, so that equal entries are treated
@@ -196,9 +197,9 @@ def truncation_mask(
     r"""The entries that `sample` can draw under the same settings.
 
     Temperature first, then top-k, then top-p on the renormalised survivors, and min-p. This is the
-    order of Hugging Face ``generate``; min-p is relative to the largest probability, so its place
-    does not matter. With :math:`q = \mathrm{softmax}(x / T)` over the allowed entries, and over the
-    k largest for top-p:
+    order of Hugging Face ``generate``; the cuts before min-p leave the largest probability, to
+    which it is relative, where it is. With :math:`q = \mathrm{softmax}(x / T)` over the allowed
+    entries, and over the k largest for top-p:
 
     .. math:: \mathrm{top\_k}(x) \cap \mathrm{top\_p}(q) \cap \{i : q_i \ge \mathrm{min\_p} \cdot
     \max q\}
@@ -261,7 +262,7 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
       TypeError: logits are not real numbers, `mask` is not boolean, `fill` is not a real number, or
         it is infinite and the logits' dtype has no infinity (an array of jax is not looked into).
       ValueError: the mask does not broadcast to the logits' shape, or `fill` is beyond the floats
-        of a dtype without infinity.
+        of a dtype without infinity, or NaN and it has none.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -292,7 +293,8 @@ def _check_fill(fill: float, array: Array) -> None:
         check_infinity("mask_logits", "logits", array)
     info = jnp.finfo(array.dtype)
     least, most = float(info.min), float(info.max)
-    if fill < least or fill > most:
+    lost = np.isnan(fill) and not np.isnan(float(np.asarray(fill).astype(array.dtype)))
+    if lost or fill < least or fill > most:
         raise ValueError(
             f"mask_logits: fill must be in [{least:g}, {most:g}], the floats of the logits' dtype "
             f"{array.dtype}, got fill={fill}"

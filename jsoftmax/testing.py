@@ -36,8 +36,9 @@ def assert_on_simplex(
       where: boolean, broadcasts to the shape of p: where it is False p has to be exactly 0. A row
         in which it allows nothing has to be 0 everywhere.
       atol: how far a sum of V entries may be from one. By default 2 eps of the dtype, which each is
-        rounded to, sqrt(V) / 2 eps of float32 (or float64), in which a sum is taken, and V / 2 of
-        the smallest number above 0; a half at most.
+        rounded to (float32 for a float64 array without ``jax_enable_x64``), sqrt(V) / 2 eps of
+        float32 (or float64), in which a sum is taken, and V / 2 of the smallest number above 0; a
+        half at most.
 
     Raises:
       AssertionError: a row that is not on the simplex.

@@ -277,6 +277,8 @@ def test_a_fill_beyond_a_dtype_without_infinity() -> None:
         np.testing.assert_array_equal(filled, [1, good])
     with pytest.raises(ValueError, match="fill must be in"):
         jsoftmax.mask_logits(x.astype(jnp.float4_e2m1fn), mask, fill=-10.0)
+    with pytest.raises(ValueError, match="got fill=nan"):
+        jsoftmax.mask_logits(x.astype(jnp.float4_e2m1fn), mask, fill=np.nan)
 
 
 @every_function
