@@ -222,17 +222,19 @@ def _log_ratio(
     both = (z[0] > -jnp.inf) & (z[1] > -jnp.inf)
     apart = z[1] - jnp.where(both, z[0], 0)
     close = both & (jnp.abs(apart) < 1)
-    # In quarters: no difference overflows.
-    x, y = (0.25 * jnp.where(close, of.astype(apart.dtype), 0) for of in logits)
     (p_peak, p_total, p_lack), (q_peak, q_total, q_lack) = known
-    p_peak, q_peak = (0.25 * jnp.where(peak == -jnp.inf, 0, peak) for peak in (p_peak, q_peak))
-    quarter = (y - x) - (q_peak - p_peak)
+    p_peak, q_peak = (jnp.where(peak == -jnp.inf, 0, peak) for peak in (p_peak, q_peak))
+    # In quarters where they are large, so that no difference overflows; no denormals elsewhere.
+    large = jnp.maximum(jnp.abs(p_peak), jnp.abs(q_peak)) > 1
+    part, parts = jnp.where(large, 0.25, 1), jnp.where(large, 4.0, 1)
+    x, y = (part * jnp.where(close, of.astype(apart.dtype), 0) for of in logits)
+    difference = (y - x) - (part * q_peak - part * p_peak)
     if temperature is None:
-        difference = 4 * quarter
+        difference = difference * parts
     else:
         unit = jnp.where(temperature > 1, 0.25, jnp.ones_like(temperature))
         cold = jnp.where(temperature == 0, 1, temperature * unit)
-        difference = divide(quarter * (4 * unit), cold)
+        difference = divide(difference * (parts * unit), cold)
     of_totals = (q_total - p_total) + (q_lack - p_lack)
     return jnp.where(both, jnp.where(close, difference, apart) - of_totals, 0)
 

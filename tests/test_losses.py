@@ -75,7 +75,7 @@ class TestKL:
         for scale in (1e-1, 1e-2, 1e-3):
             y = (x + direction * scale).astype(np.float32)
             x = x.astype(np.float32)
-            for length, temperature in itertools.product((3, 10, 1000), (1.0, 0.7, 3.0)):
+            for length, temperature in itertools.product((3, 1000), (1.0, 0.7)):
                 p, q = x[:, :length], y[:, :length]
                 t = np.float32(temperature)
                 ones = np.ones(length, bool)
