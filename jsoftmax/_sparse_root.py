@@ -170,13 +170,10 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
     def powers(slope: Array, offset: Array) -> tuple[Array, Array]:
         """Compute p / p0 and its power 2 - alpha: p / p0 over base, as base = (p / p0)^kappa."""
         change = slope * z
-        # 1 + change by products that are exact, whether or not a compiler contracts them with the
-        # sums: near the edge of the support, for alpha > 2, p depends on all digits of this and of
-        # a small offset, and the sum of many such p on their being the same here and after the
-        # loop.
-        high, low = halves(slope)
-        rest = (high * low_z + low * high_z) + low * low_z
-        base = jnp.maximum(((1 + high * high_z) + rest) + offset, _FLOOR)
+        # For alpha > 2 these products are exact, whether or not a compiler contracts them with the
+        # sums: near the edge of the support p depends on all digits of the base, and the sum of
+        # many such p on their being the same here and after the loop.
+        base = jnp.maximum(((1 + slope * high_z) + slope * low_z) + offset, _FLOOR)
         absent = base <= _FLOOR
         inverse = 1 / base
         # For alpha near 1, log1p(change + offset): there its relative error is multiplied.
@@ -184,6 +181,13 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
         log_p = (jnp.log(base) + jnp.clip(lost, -most_lost, most_lost)) * exponent
         p = jnp.exp(log_p)
         return jnp.where(absent, 0, p), jnp.where(absent, 0, p * inverse)
+
+    def near(start: Array) -> tuple[Array, Array]:
+        """The M0 of about this start, whose slope has half the digits for alpha > 2."""
+        slope = kappa * jnp.exp(kappa * start)
+        short, _ = halves(slope)
+        of_short = jnp.log(short / kappa) * exponent
+        return jnp.where(concave, of_short, start), jnp.where(concave, short, slope)
 
     def step(state: _Search) -> _Search:
         total, weight = row_sweep(along, sums=list(powers(state.slope, state.offset)), slabs=8)
@@ -202,16 +206,21 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
         found |= ~concave & (jnp.abs(gap) >= jnp.abs(state.gap))
         unfinished = state.unfinished & ~found
         moved = jnp.where(unfinished & (jnp.abs(ratio) > _NEAR), ratio, 0)
-        start = state.start - moved * exponent
+        start, slope = near(state.start - moved * exponent)
+        still = moved == 0
+        start, slope = jnp.where(still, state.start, start), jnp.where(still, state.slope, slope)
+        moved = jnp.where(concave, kappa * (state.start - start), moved)
+        # By more than what rounds M0.
+        wider = jnp.where(still, 0, 8 * epsilon * (1 + kappa * jnp.abs(start)))
         ratio = jnp.where(unfinished, ratio, state.ratio) - moved
         return _Search(
             state.sweeps + 1,
             start,
-            kappa * jnp.exp(kappa * start),
+            slope,
             ratio,
             jnp.expm1(ratio),
-            low - moved,
-            high - moved,
+            low - moved - wider,
+            high - moved + wider,
             jnp.where(unfinished, gap, state.gap),
             jnp.where(state.unfinished, total, state.total),
             unfinished,
@@ -221,14 +230,17 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
         return jnp.any(state.unfinished) & (state.sweeps < _MOST_SWEEPS)
 
     zero = jnp.where(peak > 0, jnp.zeros_like(kappa), 0)
+    start, slope = near(zero)
+    # log M for M = 1, from which it starts.
+    one = jnp.where(concave, kappa * start, zero)
     first = _Search(
         sweeps=first_round(),
-        start=zero,
-        slope=zero + kappa,
-        ratio=zero,
-        offset=zero,
-        low=zero - kappa * (float(np.log(max(row_size(z, along), 1))) + epsilon),
-        high=zero,
+        start=start,
+        slope=slope,
+        ratio=one,
+        offset=jnp.expm1(one),
+        low=one - kappa * (float(np.log(max(row_size(z, along), 1))) + epsilon),
+        high=one,
         gap=zero + jnp.inf,
         total=jnp.where(jnp.isnan(peak), jnp.nan, zero + 1),
         unfinished=(peak > -jnp.inf) & ~jnp.isnan(kappa),
