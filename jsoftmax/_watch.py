@@ -267,8 +267,9 @@ def _shown(
             watch.report(found)
         return np.ones(values.shape[: values.ndim - rank], np.bool_)
 
-    if not isinstance(values, Tracer):
-        # Nothing is compiled: the values are there.
+    if not _in_transformation(values) and values.is_fully_addressable:
+        # Nothing is compiled: the values are there. (A constant of a program that is traced is,
+        # too, but only now.)
         look(jax.device_get(values))
         return x
 

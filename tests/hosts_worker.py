@@ -68,6 +68,10 @@ def main(rank: int, port: int) -> None:
     )
     np.testing.assert_array_equal(tokens, jsoftmax.sample(key, x, **settings))
 
+    # An eager call, whose values this process does not hold.
+    p = jsoftmax.checked(jsoftmax.softmax)(on_mesh(x))
+    check_shards(p, jsoftmax.softmax(jnp.asarray(x)), 1e-7)
+
     multihost_utils.sync_global_devices("checked")
     jax.distributed.shutdown()
 

@@ -458,6 +458,15 @@ def test_an_eager_function_compiles_nothing_at_its_second_call() -> None:
     assert not [event for event in compiled if "compile" in event]
 
 
+def test_what_a_compiled_function_captures() -> None:
+    """Its value is there when the function is traced, and has to be looked at in every call."""
+    t = jnp.array([1.0, -1.0, 1.0, 1.0])
+    run = jsoftmax.checked(jax.jit(lambda x: jsoftmax.softmax(x, temperature=t)))
+    for _ in range(3):
+        with raises(r"temperature=-1.0 in row \(1,\)"):
+            run(jnp.asarray(GOOD))
+
+
 def test_what_is_no_function() -> None:
     with pytest.raises(TypeError, match="checked: function must be callable, got int"):
         jsoftmax.checked(3)
