@@ -15,6 +15,7 @@ from jsoftmax._checks import (
     common_dtype,
     compute_dtype,
 )
+from jsoftmax._exact import add_exactly
 from jsoftmax._exp import exp
 from jsoftmax._normalizer import (
     Known,
@@ -228,7 +229,9 @@ def _log_ratio(
     large = jnp.maximum(jnp.abs(p_peak), jnp.abs(q_peak)) > 1
     part, parts = jnp.where(large, 0.25, 1), jnp.where(large, 4.0, 1)
     x, y = (part * jnp.where(close, of.astype(apart.dtype), 0) for of in logits)
-    difference = (y - x) - (part * q_peak - part * p_peak)
+    of_p, p_rest = add_exactly(x, -part * p_peak)
+    of_q, q_rest = add_exactly(y, -part * q_peak)
+    difference = (of_q - of_p) + (q_rest - p_rest)
     if temperature is None:
         difference = difference * parts
     else:
