@@ -206,7 +206,6 @@ def _parts_of_label_jvp(
     logits, temperature, index = primals
     parts = _parts_of_label(logits, temperature, index, along, smooth)
     peak, log_total = parts[:2]
-    count = _count(logits, along) if smooth else None
 
     @partial(jax.checkpoint, prevent_cse=False)
     def recomputed(
@@ -218,9 +217,8 @@ def _parts_of_label_jvp(
         change = scaled_tangent(z, *known, at_label) * inverse(temperature)
         of_cost = -row_sum(jnp.where(at_label, change, 0), along)
         of_spread = jnp.zeros_like(peak)
-        if count is not None:
-            change = scaled_tangent(z, *known) * inverse(temperature)
-            of_spread = -row_sum(jnp.where(logits == -jnp.inf, 0, change), along) / count
+        if smooth:
+            of_spread = _spread_tangent(parts[4], logits, temperature, known, along)
         return of_total, of_cost, of_spread
 
     of_total, of_cost, of_spread = recomputed(
@@ -255,7 +253,6 @@ def _parts_of_distribution_jvp(
     logits, temperature, target = primals
     parts = _parts_of_distribution(logits, temperature, target, along, smooth)
     peak, log_total = parts[:2]
-    count = _count(logits, along) if smooth else None
     of_target, _ = drop_zeros((tangents[2], None))
 
     @partial(jax.checkpoint, prevent_cse=False)
@@ -278,9 +275,8 @@ def _parts_of_distribution_jvp(
             of_mass = row_sum(of_weight, along)
             of_cost = of_cost - row_sum(of_weight * jnp.where(absent, 0, z), along)
         of_spread = jnp.zeros_like(peak)
-        if count is not None:
-            change = scaled_tangent(z, *known) * inverse(temperature)
-            of_spread = -row_sum(jnp.where(logits == -jnp.inf, 0, change), along) / count
+        if smooth:
+            of_spread = _spread_tangent(parts[4], logits, temperature, known, along)
         return of_total, of_mass, of_cost, of_spread
 
     moved = recomputed(
@@ -331,3 +327,21 @@ def _spread(logits: Array, temperature: Array | None, peak: Array, along: Along)
     low = temperature < 4
     z = shift(logits, jnp.where(low, temperature * count, temperature), peak)
     return row_sum(jnp.where(absent, 0, -z / jnp.where(low, 1, count)), along)
+
+
+def _spread_tangent(
+    spread: Array,
+    logits: Array,
+    temperature: Array | None,
+    tangents: tuple[Array | None, Array | None],
+    along: Along,
+) -> Array:
+    # It is a multiple of 1 / T, also where the z that it is made of are no floats.
+    of_logits, of_temperature = tangents
+    change = jnp.zeros_like(spread)
+    if of_logits is not None:
+        present = jnp.where(logits == -jnp.inf, 0, of_logits.astype(spread.dtype))
+        change -= row_sum(present, along) / _count(logits, along)
+    if of_temperature is not None:
+        change -= jnp.where(jnp.isinf(spread), 0, spread) * of_temperature
+    return change * inverse(temperature)

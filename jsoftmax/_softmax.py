@@ -280,7 +280,7 @@ def _softmax_jvp(
             mean = mean / jnp.where(total == 0, 1, total)
         tangent = p * (change - mean) * inverse(temperature)
         if where is not None:
-            tangent = jnp.where(p == 0, 0, tangent)
+            tangent = jnp.where(where, tangent, 0)
         return tangent.astype(rounded.dtype)
 
     if rounded.dtype != dtype or of_temperature is not None:

@@ -90,6 +90,13 @@ class TestKL:
                 )
                 if length == 1000:
                     assert held.all()
+        # Rows that are far apart, but for a constant.
+        y = (x + direction * 1e-2).astype(np.float32)
+        far = np.round(x * 64) / 64
+        want = np.asarray(kl_divergence(far, y))
+        for constant in (100.0, 1e4, -1e4):
+            got = np.asarray(kl_divergence(far + np.float32(constant), y))
+            np.testing.assert_allclose(got, want, rtol=3e-6)
         # Rows equal up to a constant differ by rounding only.
         shifted = np.asarray(kl_divergence(x, x + np.float32(0.1)))
         assert ((shifted >= 0) & (shifted < 1e-12)).all()
@@ -333,6 +340,13 @@ class TestFarLogits:
             p = softmax(np.array([2.0, 1.0, 0.0, -INF]), temperature=0.5)
             want = (p - np.array([0.925, 0.025, 0.025, 0.025])) * 2
             np.testing.assert_allclose(jax.grad(loss)(x), want, rtol=1e-5)
+            by_temperature = jax.grad(
+                lambda t, labels=labels: cross_entropy(
+                    x, labels, label_smoothing=0.1, temperature=t
+                )
+            )
+            for t in (0.5, 2.0):
+                np.testing.assert_allclose(by_temperature(t), LEAST / 40 / t**2, rtol=1e-5)
         x = jnp.array([2.5e38, -2.5e38])
         got = cross_entropy(x, jnp.array(0), label_smoothing=0.1)
         np.testing.assert_allclose(got, 2.5e37, rtol=1e-6)
