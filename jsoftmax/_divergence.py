@@ -1,5 +1,6 @@
 """Entropy and relative entropy of distributions given by their logits."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -186,14 +187,12 @@ def _kl_divergence(
     The terms p (exp(u) - 1 - u) = q - p - p u, with u = log q - log p, have the same sum, are never
     negative, and hardly feel the rounding of the two normalisers.
     """
-    p_known = normalizer(p_logits, temperature, along)
-    temperature = _where_allowed(temperature, p_known)
-    q_known = normalizer(q_logits, temperature, along)
-    (p_peak, p_total, _), (q_peak, q_total, _) = p_known, q_known
+    temperature, *known = _known_of_both(p_logits, q_logits, temperature, along)
+    (p_peak, p_total, _), (q_peak, q_total, _) = known
     z_p = shift(p_logits, temperature, p_peak)
     z_q = shift(q_logits, temperature, q_peak)
     p, q = exp(z_p - p_total), exp(z_q - q_total)
-    u = _log_ratio((p_logits, q_logits), (z_p, z_q), temperature, (p_known, q_known))
+    u = _log_ratio((p_logits, q_logits), (z_p, z_q), temperature, known)
     near = jnp.abs(u) < 0.5
     small = jnp.where(near, u, 0)
     term = jnp.where(near, p * _expm1_beyond_linear(small), q - p - p * u)
@@ -205,16 +204,24 @@ def _kl_divergence(
     return jnp.where(nothing, 0, jnp.where(broken, jnp.nan, row_sum(term, along)))
 
 
-def _where_allowed(temperature: Array | None, known: Known) -> Array | None:
-    """The temperature, and one where nothing is allowed: none counts there, not even NaN."""
-    return None if temperature is None else jnp.where(known.peak == -jnp.inf, 1, temperature)
+def _known_of_both(
+    p_logits: Array, q_logits: Array, temperature: Array | None, along: Along
+) -> tuple[Array | None, Known, Known]:
+    """What is known of p and of q, and the temperature: one where p has nothing allowed.
+
+    None counts there, not even NaN.
+    """
+    of_p = normalizer(p_logits, temperature, along)
+    if temperature is not None:
+        temperature = jnp.where(of_p.peak == -jnp.inf, 1, temperature)
+    return temperature, of_p, normalizer(q_logits, temperature, along)
 
 
 def _log_ratio(
     logits: tuple[Array, Array],
     z: tuple[Array, Array],
     temperature: Array | None,
-    known: tuple[Known, Known],
+    known: Sequence[Known],
 ) -> Array:
     """Compute log q - log p where both have mass, else 0; each argument is of p and of q.
 
@@ -258,10 +265,8 @@ def _kl_divergence_jvp(
 ) -> tuple[Array, Array]:
     # dKL = sum p (-u - KL) dz_p + sum (q - p) dz_q, and an infinite KL is constant
     p_logits, q_logits, temperature = primals
-    p_known = normalizer(p_logits, temperature, along)
-    temperature = _where_allowed(temperature, p_known)
-    q_known = normalizer(q_logits, temperature, along)
-    (p_peak, p_total, _), (q_peak, q_total, _) = p_known, q_known
+    temperature, *known = _known_of_both(p_logits, q_logits, temperature, along)
+    (p_peak, p_total, _), (q_peak, q_total, _) = known
     result = _kl_divergence(p_logits, q_logits, temperature, along)
     constant = (result == jnp.inf) | ((p_peak == -jnp.inf) & ~jnp.isnan(result))
     of_p, of_temperature = drop_zeros((tangents[0], tangents[2]))
@@ -272,12 +277,12 @@ def _kl_divergence_jvp(
         logits: tuple[Array, Array],
         temperature: Array | None,
         finite: Array,
-        known: tuple[Array | None, Array | None, Array | None],
+        tangents: tuple[Array | None, Array | None, Array | None],
     ) -> Array:
-        of_p, of_q, of_temperature = known
+        of_p, of_q, of_temperature = tangents
         z_p, z_q = shift(logits[0], temperature, p_peak), shift(logits[1], temperature, q_peak)
         p, q = exp(z_p) * jnp.exp(-p_total), exp(z_q) * jnp.exp(-q_total)
-        u = _log_ratio(logits, (z_p, z_q), temperature, (p_known, q_known))
+        u = _log_ratio(logits, (z_p, z_q), temperature, known)
         change = jnp.zeros_like(z_p)
         if of_p is not None or of_temperature is not None:
             # Where there is no mass the log-ratio may be the largest float.

@@ -125,8 +125,8 @@ def entmax(
       rounding of the exact map; for alpha > 2, whose slope has no bound where several entries are
       about to leave the support, within 1e-5 of it in general, and there less surely: each of them
       within eps ** (1 / (alpha - 1)), which is 3e-4 at alpha = 3 and 5e-3 at 4, and the others,
-      together, by as much as all of those. float16 and bfloat16 are computed
-      in float32 and rounded once. Gradients flow to the logits, alpha and the temperature.
+      together, by as much as all of those. float16 and bfloat16 are computed in float32 and rounded
+      once. Gradients flow to the logits, alpha and the temperature.
 
     Raises:
       TypeError: logits are not real numbers, or `where` is not boolean.
