@@ -28,9 +28,12 @@ def from_linear(function: Callable[..., Any]) -> Callable[..., Any]:
     two halves, and its weight has the logits twice."""
 
     def of_logits(logits: Any, *, axis_name: Any = None, **keywords: Any) -> jax.Array:
-        def of_row(row: jax.Array, where: jax.Array, **numbers: jax.Array) -> jax.Array:
-            # A shard holds at least two entries.
-            label = jnp.int32(min(1, row.size - 1))
+        def of_row(
+            row: jax.Array, where: jax.Array, label: Any = None, **numbers: jax.Array
+        ) -> jax.Array:
+            if label is None:
+                # A shard holds at least two entries.
+                label = jnp.int32(min(1, row.size - 1))
             row = jnp.where(where, row, -jnp.inf)
             hidden = jnp.full((2,), 0.5, row.dtype)
             weight = jnp.stack([row, row])

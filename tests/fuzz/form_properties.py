@@ -1,5 +1,5 @@
 """Properties of the forms of one call: where the axis lies, settings and masks of fewer dimensions,
-rows one by one, operations one by one. None of them changes a result."""
+which class is the label, rows one by one, operations one by one. None of them changes a result."""
 
 import functools
 from collections.abc import Callable
@@ -107,6 +107,32 @@ def masks_of_any_form(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     form = batch.one_of((None, batch.where[0], batch.where[:, :1]), entry)
     whole = np.broadcast_to(True if form is None else form, batch.x.shape).copy()
     return compared(entry, outcome(entry, batch.x, form, settings), batch, settings, whole)
+
+
+# --- labels ----------------------------------------------------------------------------------
+
+
+@functools.cache
+def _given_labels(entry: Entry) -> Callable[..., Any]:
+    def call(x: jax.Array, labels: jax.Array, where: jax.Array, settings: Any) -> Any:
+        if entry.beside is None:
+            return entry.function(x, where=where, label=labels, **settings)
+        return entry.function(x, labels, where=where, **settings)
+
+    return jax.jit(call)
+
+
+@holds_for(lambda entry, _: entry.labelled == (1,), light=False)
+def labels_of_any_class(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """The label may be any class: the second, moved there in exchange for what was there."""
+    second, rows = min(1, batch.length - 1), np.arange(len(batch.x))
+    labels = batch.random("label").integers(batch.length, size=rows.size, dtype=np.int32)
+    order = np.tile(np.arange(batch.length), (rows.size, 1))
+    order[:, second] = labels
+    order[rows, labels] = second
+    x, where = (np.take_along_axis(of, order, -1) for of in (batch.x, batch.where))
+    got = _given_labels(entry)(x, labels, where, settings)
+    return compared(entry, [np.asarray(got)], batch, settings)
 
 
 # --- rows one by one -------------------------------------------------------------------------

@@ -324,6 +324,12 @@ def with_a_hard_cap(*data: Any, logit_softcap: Any, **keywords: Any) -> jax.Arra
     return jsoftmax.linear_log_prob(hidden, bent, label, **keywords)
 
 
+def of_the_first_five(*data: Any, **keywords: Any) -> jax.Array:
+    """A label beyond them is the fifth."""
+    hidden, weight, label = data
+    return jsoftmax.linear_log_prob(hidden, weight, jnp.minimum(label, 4), **keywords)
+
+
 def capped_log_prob(call: Callable[..., Any]) -> Entry:
     (entry,) = (entry for entry in EVERY if entry.name == "linear_log_prob_capped")
     assert isinstance(entry, Fake)
@@ -377,6 +383,7 @@ BROKEN: dict[str, tuple[Entry, str]] = {
              keyed=True, call=of_one_key),
         "vmapped_alike"),
     "a cap that does not bend": (capped_log_prob(with_a_hard_cap), "as_the_reference_says"),
+    "labels that are cut off": (capped_log_prob(of_the_first_five), "labels_of_any_class"),
     "a draw that ignores the mask": (
         Fake("broken", "token", reference.truncation_row, TRUNCATION, TRUNCATION_OFF,
              keyed=True, call=ignoring_the_mask),
