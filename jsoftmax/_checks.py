@@ -16,7 +16,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax._reduce import is_symbol, lie_as, row_sum
+from jsoftmax._placement import lie_as
+from jsoftmax._reduce import is_symbol, row_sum
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 from jsoftmax._watch import Values, watch_rows, watch_values, watch_weights, watching
 
@@ -59,6 +60,12 @@ class Rows(NamedTuple):
     """Whether they are hidden states, whose function has neither `axis` nor `where`."""
 
     @property
+    def batch(self) -> tuple[int, ...]:
+        """The logits' shape without `axis`."""
+        shape, axis = self.logits.shape, self.along.axis
+        return shape[:axis] + shape[axis + 1 :]
+
+    @property
     def compute_dtype(self) -> np.dtype:
         """The dtype that settings and intermediate results have."""
         return compute_dtype(self.logits.dtype)
@@ -86,11 +93,7 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
 def common_dtype(*arrays: Array) -> np.dtype:
     """The dtype that all have, or else the widest of those they are computed in."""
     dtypes = {np.dtype(array.dtype) for array in arrays}
-    return dtypes.pop() if len(dtypes) == 1 else max(map(compute_dtype, dtypes), key=_width)
-
-
-def _width(dtype: np.dtype) -> int:
-    return dtype.itemsize
+    return dtypes.pop() if len(dtypes) == 1 else np.result_type(*map(compute_dtype, dtypes))
 
 
 def check_rows(
@@ -141,12 +144,7 @@ def check_infinity(function: str, argument: str, array: Array) -> None:
 
 def check_axis(function: str, axis: Axis, ndim: int, argument: str = "logits") -> int:
     """Convert to a non-negative axis of an array with `ndim` dimensions."""
-    if isinstance(axis, bool | np.bool_):
-        raise TypeError(f"{function}: axis must be an integer, got {axis!r}")
-    try:
-        index = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{function}: axis must be an integer, got {axis!r}") from None
+    index = _integer(function, "axis", axis, "an integer")
     if ndim == 0:
         raise ValueError(
             f"{function}: {argument} must have at least one dimension, got a 0-d array"
@@ -195,8 +193,8 @@ def check_setting(
 ) -> Array:
     """Convert to the compute dtype and to a shape that broadcasts against the logits.
 
-    A setting has the batch shape (the logits' shape without the row's axis) or broadcasts to it. At
-    run time one a row is not looked at where it is not `heeded`.
+    A setting has the batch shape (the logits' shape without the row's axis) or broadcasts to it.
+    `checked` ignores it in the rows that are not `heeded`.
     """
     value = unbounded(value)
     array = _as_array(function, argument, value)
@@ -206,10 +204,7 @@ def check_setting(
         raise TypeError(f"{function}: {argument} must be real numbers, got dtype {array.dtype}")
     if isinstance(value, int | float | np.ndarray | np.generic):
         _check_static(function, argument, np.asarray(value), rows.compute_dtype)
-    axis = rows.along.axis
-    shape = rows.logits.shape
-    batch = shape[:axis] + shape[axis + 1 :]
-    check_batch(function, argument, array.shape, batch, of_hidden=rows.of_hidden)
+    check_batch(function, argument, array.shape, rows.batch, of_hidden=rows.of_hidden)
     name = argument.removeprefix("top_")
     array = watch_values(
         function,
@@ -219,8 +214,8 @@ def check_setting(
         _meant(name),
         heeded,
     )
-    array = array.reshape((1,) * (len(batch) - array.ndim) + array.shape)
-    return lie_as(jnp.expand_dims(array, axis).astype(rows.compute_dtype), rows.logits)
+    array = array.reshape((1,) * (len(rows.batch) - array.ndim) + array.shape)
+    return lie_as(jnp.expand_dims(array, rows.along.axis).astype(rows.compute_dtype), rows.logits)
 
 
 def check_batch(
@@ -296,12 +291,8 @@ def check_labels(
     nothing: such a label is ignored. Where a `distribution` may be given, it comes back as it is.
     At run time a label is ignored in a row with nothing allowed and where it is not `heeded`.
     """
-    # A label that no integer of the default width holds is out of any range.
-    short = min(max(labels, -1), 2**31 - 1) if type(labels) is int else labels
-    array = _as_array(function, "labels", short)
-    axis = rows.along.axis
-    shape = rows.logits.shape
-    batch = shape[:axis] + shape[axis + 1 :]
+    array = _as_array(function, "labels", _short(labels))
+    shape, axis = rows.logits.shape, rows.along.axis
     if distribution and jnp.issubdtype(array.dtype, jnp.floating):
         if array.shape != shape:
             raise ValueError(
@@ -318,20 +309,20 @@ def check_labels(
     if not jnp.issubdtype(array.dtype, jnp.integer):
         also = " (class indices) or floating-point numbers (a distribution)" if distribution else ""
         raise TypeError(f"{function}: labels must be integers{also}, got dtype {array.dtype}")
-    if array.shape != batch:
+    if array.shape != rows.batch:
         also = " (a distribution is floating-point)" if distribution else ""
         raise ValueError(
-            f"{function}: integer labels must have the batch shape {batch} "
+            f"{function}: integer labels must have the batch shape {rows.batch} "
             f"({_batch_is(rows.of_hidden)}), got shape {array.shape}{also}"
         )
     if isinstance(labels, int | np.ndarray | np.generic):
-        numbers = np.asarray(short)
+        numbers = np.asarray(_short(labels))
         bad = (numbers < 0) | (numbers >= size)
         if where is not None:
             static = isinstance(where, bool | np.ndarray | np.generic)
             bad &= static and np.broadcast_to(np.asarray(where), shape).any(axis)
         if size and bad.any():
-            given = labels if type(labels) is int else numbers[bad].flat[0]
+            given = labels if type(labels) is int else np.asarray(labels)[bad].flat[0]
             how = "" if rows.of_hidden else " (to ignore a row, allow nothing in it by where)"
             raise ValueError(f"{function}: labels must be in [0, {size}), got {given}{how}")
     if array.dtype.itemsize < 4:
@@ -367,15 +358,19 @@ def check_count(
     function: str, argument: str, value: int, kind: str = "an integer", *, least: int = 1
 ) -> int:
     """A static whole number, by default at least one."""
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{function}: {argument} must be {kind}, got {value!r}")
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: {argument} must be {kind}, got {value!r}") from None
+    count = _integer(function, argument, value, kind)
     if count < least:
         raise ValueError(f"{function}: {argument} must be at least {least}, got {argument}={count}")
     return count
+
+
+def _integer(function: str, argument: str, value: object, kind: str) -> int:
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        pass
+    raise TypeError(f"{function}: {argument} must be {kind}, got {value!r}")
 
 
 def check_choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -479,6 +474,18 @@ def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
         raise TypeError(
             f"{function}: {argument} must be an array of numbers of a dtype that jax has, got {got}"
         ) from None
+
+
+def _short(labels: ArrayLike) -> ArrayLike:
+    """Static labels without those that jax would wrap: what no int32 holds is out of any range."""
+    if type(labels) is int:
+        return min(max(labels, -1), 2**31 - 1)
+    if not isinstance(labels, np.ndarray | np.generic):
+        return labels
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu" or array.dtype.itemsize <= 4:
+        return labels
+    return np.maximum(np.minimum(array, 2**31 - 1).astype(np.int64), -1)
 
 
 def unbounded(value: ArrayLike) -> ArrayLike:

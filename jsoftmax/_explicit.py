@@ -17,7 +17,7 @@ import jax
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jsoftmax._reduce import split_over
+from jsoftmax._placement import split_over
 from jsoftmax._typing import Along
 
 Given = ParamSpec("Given")

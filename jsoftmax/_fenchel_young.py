@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
@@ -20,7 +20,8 @@ from jsoftmax._checks import (
     check_rows,
     check_temperature,
 )
-from jsoftmax._reduce import row_max, row_size, row_sum, row_sweep, shard_index
+from jsoftmax._label import hits
+from jsoftmax._reduce import row_max, row_size, row_sum, row_sweep
 from jsoftmax._shift import inverse, scaled_tangent, shift
 from jsoftmax._sparse import bend, deformed_log, log_positive, sparse_map
 from jsoftmax._typing import Along, Axis, AxisName, Setting
@@ -109,7 +110,7 @@ def fenchel_young_loss(
         target = target.astype(rows.compute_dtype)
     wide = rows.pinned(checked).astype(rows.compute_dtype)
     p = sparse_map(wide, checked, order, rows)
-    array, static = (order, None) if isinstance(order, Array) else (None, order)
+    array, static = (order, 0.0) if isinstance(order, Array) else (None, order)
     loss = _loss(p, target, wide, checked, array, static, rows.along)
     return jnp.squeeze(loss.astype(rows.logits.dtype), rows.along.axis)
 
@@ -122,12 +123,12 @@ def _loss(
     logits: Array,
     temperature: Array | None,
     alpha: Array | None,
-    static_alpha: float | None,
+    static_alpha: float,
     along: Along,
 ) -> Array:
     peak = row_max(logits, along)
     z = shift(logits, temperature, peak)
-    order = static_alpha or 1.0 if alpha is None else alpha
+    order = static_alpha if alpha is None else alpha
     normalizer = -deformed_log(log_positive(row_max(p, along)), order - 1)
     if jnp.issubdtype(target.dtype, jnp.floating):
         y, power = target, p * jnp.exp((order - 1) * log_positive(p))
@@ -146,7 +147,7 @@ def _loss(
 def _loss_of_label(
     p: Array, index: Array, z: Array, normalizer: Array, alpha: Array | float, along: Along
 ) -> Array:
-    hit = _hits(z, index, along)
+    hit = hits(z, index, along)
     other = jnp.where(hit, 0, p)
     power = other * jnp.exp((alpha - 1) * log_positive(other))
     missing, rest, at_label = row_sweep(along, sums=[other, power, jnp.where(hit, z, 0)])
@@ -172,15 +173,9 @@ def _shortfall(missing: Array, kappa: Array | float) -> Array:
     return missing * missing * (series + 0.5)
 
 
-def _hits(z: Array, index: Array, along: Along) -> Array:
-    """Where the label's entry is, in this shard of the row."""
-    local = index - shard_index(along) * z.shape[along.axis]
-    return lax.broadcasted_iota(jnp.int32, z.shape, along.axis) == local
-
-
 @partial(_loss.defjvp, symbolic_zeros=True)
 def _loss_jvp(
-    static_alpha: float | None,
+    static_alpha: float,
     along: Along,
     primals: Primals,
     tangents: tuple[Array | SymbolicZero | None, ...],
@@ -208,10 +203,10 @@ def _loss_jvp(
         of_temperature: Array | None,
         of_alpha: Array | None,
     ) -> Array:
-        order = static_alpha or 1.0 if alpha is None else alpha
+        order = static_alpha if alpha is None else alpha
         kappa = order - 1
         floating = jnp.issubdtype(target.dtype, jnp.floating)
-        y = target if floating else _hits(p, target, along).astype(p.dtype)
+        y = target if floating else hits(p, target, along).astype(p.dtype)
         z = p
         if of_temperature is not None or of_target is not None:
             z = shift(logits, temperature, row_max(logits, along))

@@ -20,7 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 from jsoftmax._checks import compute_dtype
 from jsoftmax._exact import unit_near
 from jsoftmax._exp import exp
-from jsoftmax._losses import entry
+from jsoftmax._label import entry
 from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import first_round, group_max, group_sum, row_peak, row_sweep
 from jsoftmax._shift import drop_zeros, shift

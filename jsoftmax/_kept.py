@@ -14,7 +14,7 @@ from jax import Array
 from jsoftmax._reduce import row_size, where_needed
 from jsoftmax._row import Row, Settings
 from jsoftmax._select import Selection, Weights, step_down
-from jsoftmax._window import Window, largest
+from jsoftmax._window import Window, window_of
 
 
 class Kept(NamedTuple):
@@ -83,7 +83,7 @@ def select_top_k(row: Row, k: Array) -> tuple[Selection, Window | None, Array]:
     window, complete, least = None, jnp.zeros_like(on), jnp.full_like(row.peak, -jnp.inf)
     # Across shards the windows would have to be gathered.
     if not row.along.axis_name and row.x.shape[-1] > 0:
-        window = largest(row.x)
+        window = window_of(row.x)
         held = window.x.shape[-1]
         least = jnp.take_along_axis(
             window.x, jnp.clip(count.astype(jnp.int32) - 1, 0, held - 1), axis=-1

@@ -29,6 +29,7 @@ from jsoftmax._checks import (
 )
 from jsoftmax._exp import exp
 from jsoftmax._explicit import by_partitioner
+from jsoftmax._label import entry, hits
 from jsoftmax._losses import Parts, combine
 from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import is_symbol, row_max, row_sum, shard_count, shard_index, vary_alike
@@ -49,7 +50,7 @@ Sums: TypeAlias = tuple[Array, Array, Array, Array, Array]
 """Largest logit, L, logit of the label, sum and number of the allowed logits, each [N, 1]."""
 
 
-Kept: TypeAlias = tuple[Operands, Array, Array]
+Residuals: TypeAlias = tuple[Operands, Array, Array]
 """The operands, the largest logit and L."""
 Gradients: TypeAlias = tuple[Array, Array, Array | None, Array | None, Array | None, None]
 
@@ -397,7 +398,7 @@ def _sums(
         x, _, _ = _logits(operands, start, size, plan)
         peak, log_total, _ = normalizer(x, temperature, _ROW)
         others = jnp.expm1(log_total)
-        at_label = _held(x, index - start)
+        at_label = entry(x, index - start, _ROW)
         total, count = jnp.zeros_like(peak), jnp.zeros_like(peak)
         if plan.smooth:
             allowed = x > -jnp.inf
@@ -427,14 +428,14 @@ def _sums_forward(
     temperature: Array | None,
     index: Array,
     plan: Plan,
-) -> tuple[Sums, Kept]:
+) -> tuple[Sums, Residuals]:
     operands = hidden, weight, bias, softcap, temperature, index
     sums = cast("Sums", _sums(*operands, plan))
     return sums, (operands, sums[0], sums[1])
 
 
 @partial(jax.jit, static_argnums=0)
-def _sums_backward(plan: Plan, kept: Kept, cotangents: Sums) -> Gradients:
+def _sums_backward(plan: Plan, kept: Residuals, cotangents: Sums) -> Gradients:
     # dx = (of L) p / T, plus (of the label's logit) there, plus (of the sum) where allowed;
     # dT = -(of L) sum p z / T
     operands, peak, log_total = kept
@@ -446,7 +447,7 @@ def _sums_backward(plan: Plan, kept: Kept, cotangents: Sums) -> Gradients:
         x, u, columns = _logits(operands, start, size, plan)
         z = shift(x, temperature, peak)
         mass = scale * exp(z)
-        at_label = lax.broadcasted_iota(jnp.int32, x.shape, 1) == index - start
+        at_label = hits(x, index - start, _ROW)
         of_logits = mass + jnp.where(at_label, of_label, 0)
         if plan.smooth:
             of_logits = of_logits + jnp.where(x == -jnp.inf, 0, plan.unit * of_sum)
@@ -538,15 +539,6 @@ def _dot(a: Array, b: Array, contracted: tuple[int, int], plan: Plan) -> Array:
         precision=plan.precision,
         preferred_element_type=compute_dtype(a.dtype),
     )
-
-
-def _held(x: Array, index: Array) -> Array:
-    """The entry of each row at an index, 0 where it lies in another block."""
-    size = x.shape[1]
-    if size == 0:
-        return jnp.zeros(index.shape, x.dtype)
-    here = (index >= 0) & (index < size)
-    return jnp.where(here, jnp.take_along_axis(x, jnp.where(here, index, 0), axis=1), 0)
 
 
 def _over_blocks(

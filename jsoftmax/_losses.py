@@ -23,8 +23,9 @@ from jsoftmax._checks import (
     compute_dtype,
 )
 from jsoftmax._exp import exp
+from jsoftmax._label import entry, hits
 from jsoftmax._normalizer import normalizer
-from jsoftmax._reduce import row_size, row_sum, shard_index
+from jsoftmax._reduce import row_size, row_sum
 from jsoftmax._shift import at_temperature, drop_zeros, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -283,28 +284,6 @@ def _parts_of_distribution_jvp(
         logits, temperature, target, drop_zeros((tangents[0], tangents[1])), of_target
     )
     return parts, (jnp.zeros_like(peak), *moved)
-
-
-def entry(logits: Array, index: Array, along: Along) -> Array:
-    """The logit of a class, from the shard that holds it; 0 where the index is out of range."""
-    size = logits.shape[along.axis]
-    if size == 0:
-        return jnp.zeros(index.shape, compute_dtype(logits.dtype))
-    if jax.typeof(logits).sharding.spec[along.axis] is not None:
-        # Split by an Explicit mesh axis, which refuses to be indexed.
-        wide = logits.astype(compute_dtype(logits.dtype))
-        return row_sum(jnp.where(hits(wide, index, along), wide, 0), along)
-    local = index - shard_index(along) * size
-    here = (local >= 0) & (local < size)
-    held = jnp.take_along_axis(logits, jnp.where(here, local, 0), axis=along.axis)
-    return row_sum(jnp.where(here, held.astype(compute_dtype(logits.dtype)), 0), along)
-
-
-def hits(z: Array, index: Array, along: Along) -> Array:
-    """True at the class of each row, computed where it is used: no one-hot array is kept."""
-    size = z.shape[along.axis]
-    local = index - shard_index(along) * size
-    return lax.broadcasted_iota(jnp.int32, z.shape, along.axis) == local
 
 
 def _weight(target: Array, peak: Array) -> Array:

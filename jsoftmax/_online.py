@@ -5,7 +5,7 @@ into one of the same kind; m is a constant of the derivative, since no result de
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ class OnlineSoftmax(NamedTuple):
 
         Raises:
           TypeError: batch is no tuple or list of integers, features is no integer, or dtype is
-            neither float32 nor float64.
+            neither float32 nor float64 (which needs ``jax_enable_x64``).
           ValueError: a size below 0.
         """
         name = "OnlineSoftmax.empty"
@@ -86,7 +86,9 @@ class OnlineSoftmax(NamedTuple):
         sizes = [check_size(name, "batch", size) for size in batch]
         count = check_size(name, "features", features)
         allowed = np.dtype(np.float32), np.dtype(np.float64)
-        if dtype not in allowed:
+        given = cast("object", dtype)
+        # NumPy takes None for float64.
+        if given is None or given not in allowed:
             raise TypeError(f"{name}: dtype must be float32 or float64, got {dtype}")
         return cls(*_empty(tuple(sizes), count, np.dtype(dtype)))
 
@@ -177,10 +179,11 @@ def _of(x: Array, v: Array, along: Along) -> tuple[Array, Array, Array]:
 
 @jax.jit
 def _merge(one: OnlineSoftmax, two: OnlineSoftmax) -> OnlineSoftmax:
-    rank = max(one.peak.ndim, two.peak.ndim)
     dtype = np.promote_types(one.peak.dtype, two.peak.dtype)
+    ranks = [max(x.ndim, y.ndim) for x, y in zip(one, two, strict=True)]
     one, two = (
-        OnlineSoftmax(*(_of_rank(x.astype(dtype), rank) for x in state)) for state in (one, two)
+        OnlineSoftmax(*(_of_rank(x.astype(dtype), n) for x, n in zip(state, ranks, strict=True)))
+        for state in (one, two)
     )
     peak = lax.stop_gradient(jnp.maximum(one.peak, two.peak))
     one, two = _at(one, peak), _at(two, peak)

@@ -3,7 +3,6 @@
 Pictures are drawn from concrete arrays, outside of `jit`, so that values are checked here too.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -91,17 +90,6 @@ def check_numbers(function: str, argument: str, numbers: Array | None) -> None:
     """Refuse the NaN that a checked setting is where a traced function would return NaN."""
     if numbers is not None and np.isnan(np.asarray(numbers)).any():
         raise ValueError(f"{function}: {argument} must be >= 0, got a negative number or NaN")
-
-
-def check_count(function: str, argument: str, value: int) -> int:
-    """A whole number, at least one."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: {argument} must be an integer, got {value!r}") from None
-    if isinstance(value, bool) or count < 1:
-        raise ValueError(f"{function}: {argument} must be at least 1, got {argument}={value}")
-    return count
 
 
 def check_labels(

@@ -105,7 +105,8 @@ def reliability_diagram(
     ax = open_axes(function, ax)
     share = weight / weight.sum()
     bins = share > 0
-    left, width = edges[:-1][bins], np.maximum(np.diff(edges)[bins], _THINNEST)
+    width = np.maximum(np.diff(edges)[bins], _THINNEST)
+    left = np.minimum(edges[:-1][bins], 1 - width)
     sure, right, share = confidence[bins], accuracy[bins], share[bins]
     middle, ground = left + width / 2, ax.get_facecolor()
     draw_bars(ax, middle, right, width, face=BLUE, edge=ground, label="accuracy")
@@ -230,9 +231,12 @@ def entropy_trace(
     size = float(np.clip(0.4 * slot, 0, 5))
     whole = np.asarray(entropy(x, temperature=temperature), np.float64)
     ax.plot(places, whole, "o-", color=BLUE, linewidth=1.5, markersize=size, label="of the model")
+    most = float(whole.max())
     if kept is not None:
         # What `where` disallows is -inf by now.
         drawn = np.asarray(entropy(x, temperature=temperature, where=kept), np.float64)
+        # A mask that drops the likeliest may raise it.
+        most = max(most, float(drawn.max()))
         ax.plot(
             places,
             drawn,
@@ -252,7 +256,7 @@ def entropy_trace(
             borderaxespad=0.2,
             ncols=2,
         )
-    highest = max(1.06 * float(whole.max()), np.log(2.2))
+    highest = max(1.06 * most, np.log(2.2))
     ax.set(xlim=(-0.5, steps - 0.5), ylim=(-0.03 * highest, highest), ylabel="entropy (nats)")
     if text:
         label_places(ax, [(place, text(place)) for place in range(steps)], [], slot)

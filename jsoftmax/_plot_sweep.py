@@ -4,13 +4,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 
-from jsoftmax._checks import check_logits
+from jsoftmax._checks import check_count, check_logits
 from jsoftmax._picture import (
     COLORS,
     QUIET,
     SMALL,
     Labels,
-    check_count,
     check_labels,
     font_points,
     ink,

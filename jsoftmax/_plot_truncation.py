@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from jsoftmax._checks import check_count
 from jsoftmax._picture import (
     BLUE,
     QUIET,
@@ -15,7 +16,6 @@ from jsoftmax._picture import (
     VERMILION,
     Labels,
     SortedRow,
-    check_count,
     check_labels,
     draw_bars,
     font_points,

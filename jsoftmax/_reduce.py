@@ -8,14 +8,14 @@ for `row_cumsum`.
 import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jsoftmax._mass import Mass, terms
+from jsoftmax._placement import everywhere
 from jsoftmax._sweep import SLABS, exact_sum, exact_sum_beside, exact_sweep, largest, sweep
 from jsoftmax._typing import Along
 
@@ -42,17 +42,20 @@ def _most_of_shards(peak: Array, along: Along) -> Array:
     return lax.pmax(jnp.where(jnp.isnan(peak), jnp.inf, peak), along.axis_name)
 
 
+def shard_sum(x: Tree, along: Along) -> Tree:
+    """Sum over the shards alone, entry by entry."""
+    return lax.psum(x, along.axis_name) if along.axis_name else x
+
+
 def row_sum(x: Array, along: Along) -> Array:
     """Sum of the entries, in the dtype of ``x`` (booleans are counted in int32)."""
     dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
-    total = jnp.sum(x, axis=along.axis, keepdims=True, dtype=dtype)
-    return lax.psum(total, along.axis_name) if along.axis_name else total
+    return shard_sum(jnp.sum(x, axis=along.axis, keepdims=True, dtype=dtype), along)
 
 
 def row_exact_sum(x: Array, along: Along) -> tuple[Array, Array]:
     """Sum, and what the sum lacks: see `exact_sum`."""
-    total = exact_sum(x, along.axis)
-    return lax.psum(total, along.axis_name) if along.axis_name else total
+    return shard_sum(exact_sum(x, along.axis), along)
 
 
 def row_exact_sum_beside(x: Array, other: Array, along: Along) -> tuple[Array, Array]:
@@ -68,13 +71,7 @@ def row_mass(
     weight: Callable[[Array], Array] | None = None,
 ) -> Mass:
     """Sum of exp(z) for z = scale(x), of which the largest is near 0: see `terms`."""
-    found = terms(x, scale, along.axis, weight)
-    return (lax.psum(found, along.axis_name) if along.axis_name else found).mass()
-
-
-def shard_sum(x: Array, along: Along) -> Array:
-    """Sum over the shards alone, entry by entry."""
-    return lax.psum(x, along.axis_name) if along.axis_name else x
+    return shard_sum(terms(x, scale, along.axis, weight), along).mass()
 
 
 def row_sweep(
@@ -165,40 +162,6 @@ def group_max(x: Array, group: Array | None, count: int) -> Array:
         return jnp.max(x, initial=0).reshape(1)
     found = jax.ops.segment_max(everywhere(x), everywhere(group), num_segments=count)
     return jnp.maximum(found, 0)
-
-
-def everywhere(x: Array) -> Array:
-    """The same array, whole on every device: Explicit meshes do not sort or group what they split.
-
-    For a number an example: what crosses devices is O(batch).
-    """
-    if not any(jax.typeof(x).sharding.spec):
-        return x
-    return split_over(x, jax.typeof(x).sharding.mesh, [None] * x.ndim)
-
-
-def lie_as(x: Array, rows: Array) -> Array:
-    """The array, of one number a row or for all, split over Explicit mesh axes as the rows are.
-
-    An operation of both may refuse one that is whole on every device, or split where they are not.
-    """
-    split = any(any(jax.typeof(of).sharding.spec) for of in (x, rows))
-    if x.size == 1 or not split:
-        return x
-    return _lie_as(x, rows)
-
-
-# As a program, which takes an array that lies on one device along to the mesh of the rows.
-@partial(jax.jit, inline=True, keep_unused=True)
-def _lie_as(x: Array, rows: Array) -> Array:
-    sharding = jax.typeof(rows).sharding
-    axes = [axes if n > 1 else None for axes, n in zip(sharding.spec, x.shape, strict=True)]
-    return split_over(x, sharding.mesh, axes)
-
-
-def split_over(x: Array, mesh: AbstractMesh, axes: Sequence[Any]) -> Array:
-    """The array, split over these axes of a mesh, which need not be around the call."""
-    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def row_size(x: Array, along: Along) -> int:

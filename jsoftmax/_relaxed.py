@@ -8,11 +8,16 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_flag, check_key, check_rows, check_temperature
+from jsoftmax._checks import (
+    check_flag,
+    check_key,
+    check_rows,
+    check_temperature,
+    compute_dtype,
+)
 from jsoftmax._reduce import row_peak
-from jsoftmax._softmax import softmax
-from jsoftmax._typing import Axis, Setting
-from jsoftmax._watch import unwatched
+from jsoftmax._softmax import softmax_of
+from jsoftmax._typing import Along, Axis, Setting
 
 
 def gumbel_softmax(
@@ -73,23 +78,32 @@ def gumbel_softmax(
     key = check_key("gumbel_softmax", key)
     rows = check_rows("gumbel_softmax", logits, axis, where, None)
     checked = check_temperature("gumbel_softmax", temperature, rows)
-    number = 1.0 if checked is None else jnp.squeeze(checked, rows.along.axis)
     hard = check_flag("gumbel_softmax", "hard", hard)
-    last = jnp.moveaxis(rows.logits, rows.along.axis, -1)
+    drawn = _relaxed(key, rows.logits, checked, hard, rows.along)
+    return rows.fill_disallowed(drawn, 0)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _relaxed(
+    key: Array, logits: Array, temperature: Array | None, hard: bool, along: Along
+) -> Array:
+    last = jnp.moveaxis(logits, along.axis, -1)
     # Two words a uniform: the largest of many draws is not cut off at 16.
-    noise = jax.random.gumbel(key, last.shape, rows.compute_dtype, mode="high")
+    noise = jax.random.gumbel(key, last.shape, compute_dtype(logits.dtype), mode="high")
     # Below the largest logit: far from 0 a sum with the noise would round most of that away.
-    x = rows.logits.astype(noise.dtype)
-    noisy = (x - row_peak(x, rows.along)) + jnp.moveaxis(noise, -1, rows.along.axis)
-    with unwatched():
-        soft = softmax(noisy, rows.along.axis, temperature=number)
+    x = logits.astype(noise.dtype)
+    noisy = (x - row_peak(x, along)) + jnp.moveaxis(noise, -1, along.axis)
+    if temperature is not None:
+        # Computed once, for the largest and for what is compared with it.
+        noisy = lax.optimization_barrier(noisy)
+    soft = softmax_of(noisy, temperature, None, along)
     drawn = soft
     if hard:
-        drawn = _straight_through(noisy, soft, rows.along.axis)
-    elif checked is not None:
+        drawn = _straight_through(noisy, soft, along.axis)
+    elif temperature is not None:
         # Entries that tie would share the draw.
-        drawn = jnp.where(checked == 0, _straight_through(noisy, soft, rows.along.axis), soft)
-    return rows.fill_disallowed(drawn.astype(rows.logits.dtype), 0)
+        drawn = jnp.where(temperature == 0, _straight_through(noisy, soft, along.axis), soft)
+    return drawn.astype(logits.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
+from jsoftmax._normalizer import depth_sum, log_sum_exp
 from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count, vary_alike
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._typing import Along, Setting
@@ -21,6 +22,11 @@ class Settings(NamedTuple):
     top_k: Array | None
     top_p: Array | None
     min_p: Array | None
+
+    @property
+    def truncate(self) -> bool:
+        """Whether one of them may drop an entry."""
+        return any(setting is not None for setting in self[1:])
 
 
 def check_settings(
@@ -242,16 +248,24 @@ def row_of(
 def row_and_number(
     logits: Array, number: Array, along: Along, *, weighed: bool = False
 ) -> tuple[Row, Array]:
-    """The rows of a mask that has one setting, and the setting, with the axis last.
-
-    Where entries are weighed the setting is a mass, and the row keeps the weights as for top-p.
-    """
+    """The rows of a mask that has one setting, and the setting, with the axis last."""
     logits, number = vary_alike((logits, number), besides=along.axis_name)
-    top_k, top_p = (None, number) if weighed else (number, None)
-    row, _ = row_of(logits, Settings(None, top_k, top_p, None), along)
-    return row, jnp.moveaxis(lax.stop_gradient(number), along.axis, -1)
+    row, _ = row_of(logits, Settings(None, None, None, None), along, weighed=weighed)
+    number = jnp.moveaxis(lax.stop_gradient(number), along.axis, -1)
+    invalid = row.invalid | jnp.isnan(number)
+    floor = jnp.where(invalid, jnp.inf, row.floor)
+    return row._replace(invalid=invalid, floor=floor), number
 
 
 def log_ratio(ratio: Array) -> Array:
     """log(ratio) for a threshold on z: at most 0, which keeps the mode, and -inf for ratio <= 0."""
     return jnp.log(jnp.clip(ratio, 0, 1))
+
+
+def surprise(row: Row) -> tuple[Callable[[Array], Array], Array]:
+    """-log p of entries with these logits (inf where p is 0), and the entropy of the row."""
+    z = row.z(row.x)
+    total, log_total = log_sum_exp(row.x, row.z, row.along)
+    # H = sum p (log s - z) = log s - sum exp(z) z / s
+    entropy = log_total + depth_sum(z, row.along) / jnp.where(total == 0, 1, total)
+    return lambda x: log_total - row.z(x), entropy

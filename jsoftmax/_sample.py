@@ -181,7 +181,7 @@ def _sample_and_log_prob(
     log_prob = jnp.where(row.invalid & (row.peak != -jnp.inf), jnp.nan, log_prob)
     # From here on gradients flow: to the logits and the temperature, not through the draw or the
     # cut.
-    mask = None if settings[1:] == (None, None, None) else row.mask(floor)
+    mask = row.mask(floor) if settings.truncate else None
     x = jnp.moveaxis(logits, along.axis, -1)
     temperature = settings.temperature
     if temperature is not None:
@@ -195,15 +195,13 @@ def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
 
     def kept_z(x: Array) -> Array:
         z = row.z(x)
-        if settings[1:] == (None, None, None):
-            return z
-        return jnp.where(row.keeps(x, floor), z, -jnp.inf)
+        return jnp.where(row.keeps(x, floor), z, -jnp.inf) if settings.truncate else z
 
     def of_row(x: Array) -> Array:
         return log_sum_exp(x, kept_z, row.along, stored)[1]
 
     stored = row.mass
-    if stored is not None and settings[1:] != (None, None, None):
+    if stored is not None and settings.truncate:
         stored = jnp.where(row.keeps(row.x, floor), stored, 0)
 
     if kept.window is None:

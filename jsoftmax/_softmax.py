@@ -88,7 +88,7 @@ def softmax(
     """
     rows = check_rows("softmax", logits, axis, where, axis_name)
     checked = check_temperature("softmax", temperature, rows)
-    return _softmax(rows.pinned(checked), checked, rows.where, rows.along)
+    return softmax_of(rows.pinned(checked), checked, rows.where, rows.along)
 
 
 def log_softmax(
@@ -185,7 +185,10 @@ def logsumexp(
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 @partial(jax.jit, static_argnums=3)
-def _softmax(logits: Array, temperature: Array | None, where: Array | None, along: Along) -> Array:
+def softmax_of(
+    logits: Array, temperature: Array | None, where: Array | None, along: Along
+) -> Array:
+    """`softmax` of checked arguments."""
     # The entries that `where` disallows are 0 in a row of NaN too; here, so that the backward pass
     # keeps the array that the caller gets.
     p = _probabilities(logits, temperature, along)
@@ -246,7 +249,7 @@ def _quotient(mass: Array, total: Array, lack: Array, defined: Array) -> Array:
     return jnp.where(mass == all_of_it, 1, (mass * inverse + mass * rest) * unit)
 
 
-@partial(_softmax.defjvp, symbolic_zeros=True)
+@partial(softmax_of.defjvp, symbolic_zeros=True)
 def _softmax_jvp(
     along: Along,
     primals: tuple[Array, Array | None, Array | None],
@@ -255,7 +258,7 @@ def _softmax_jvp(
     # dp = p (dz - sum p dz). The mean is taken under p as rounded, so that the tangents of a row
     # sum to zero in float16 too. 1 / T comes last: a one-hot row at a tiny T meets no inf * 0.
     logits, temperature, where = primals
-    rounded = _softmax(logits, temperature, where, along)
+    rounded = softmax_of(logits, temperature, where, along)
     of_logits, of_temperature = drop_zeros(tangents[:2])
 
     dtype = compute_dtype(logits.dtype)

@@ -24,7 +24,7 @@ from jsoftmax._checks import (
 )
 from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._shift import inverse, shift
-from jsoftmax._softmax import softmax
+from jsoftmax._softmax import softmax_of
 from jsoftmax._sparse_root import solve
 from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
@@ -160,11 +160,9 @@ def entmax(
 def sparse_map(logits: Array, temperature: Array | None, alpha: Array | float, rows: Rows) -> Array:
     """The map of checked arguments; alpha is an array, or 1, 1.5 or 2."""
     if isinstance(alpha, Array):
-        return _sparse_map(logits, temperature, alpha, rows.where, None, rows.along)
+        return _sparse_map(logits, temperature, alpha, rows.where, 0.0, rows.along)
     if alpha == 1:
-        scale: Setting = 1.0 if temperature is None else jnp.squeeze(temperature, rows.along.axis)
-        axis, names = rows.along
-        return softmax(logits, axis, where=rows.where, temperature=scale, axis_name=names or None)
+        return softmax_of(logits, temperature, rows.where, rows.along)
     return _sparse_map(logits, temperature, None, rows.where, alpha, rows.along)
 
 
@@ -175,14 +173,14 @@ def _sparse_map(
     temperature: Array | None,
     alpha: Array | None,
     where: Array | None,
-    static_alpha: float | None,
+    static_alpha: float,
     along: Along,
 ) -> Array:
     peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
     z = shift(logits, temperature, peak)
     if temperature is not None:
         peak = jnp.where(jnp.isnan(temperature) & (peak != -jnp.inf), jnp.nan, peak)
-    p, _ = solve(z, peak, (static_alpha or 2.0) if alpha is None else alpha, along)
+    p, _ = solve(z, peak, static_alpha if alpha is None else alpha, along)
     p = p.astype(logits.dtype)
     # Here, as in softmax: the backward pass keeps what the caller gets.
     return p if where is None else keep_or_fill(where, p, 0)
@@ -190,7 +188,7 @@ def _sparse_map(
 
 @partial(_sparse_map.defjvp, symbolic_zeros=True)
 def _sparse_map_jvp(
-    static_alpha: float | None, along: Along, primals: Primals, tangents: Tangents
+    static_alpha: float, along: Along, primals: Primals, tangents: Tangents
 ) -> tuple[Array, Array]:
     # On the support z = ln(p) + c, with the deformed logarithm ln(p) = (p^kappa - 1) / kappa, whose
     # slope is 1 / s for s = p^(2 - alpha). So s^-1 dp = dz - dc - d ln / d kappa dkappa, and dc is
@@ -213,7 +211,7 @@ def _sparse_map_jvp(
         of_alpha: Array | None,
     ) -> Array:
         p = rounded.astype(dtype)
-        kappa = (static_alpha or 2.0) - 1 if alpha is None else alpha - 1
+        kappa = (static_alpha if alpha is None else alpha) - 1
         log_p = log_positive(p)
         # For alpha = 1.5 the root, which is rounded once.
         power = (
@@ -249,14 +247,14 @@ def _sum_beside(x: Array, along: Along) -> Array:
     """
     if is_long(x, along.axis):
         return row_sum(x, along)
-    high = _leading_digits(x)
+    high = _coarse(x)
     total = row_sum(high, along) + row_sum(x - high, along)
     # Not the same array twice: the transpose of each is a sum.
     one, two = (jnp.broadcast_to(total, x.shape) for _ in range(2))
-    return _leading_digits(one) + (two - _leading_digits(two))
+    return _coarse(one) + (two - _coarse(two))
 
 
-def _leading_digits(x: Array) -> Array:
+def _coarse(x: Array) -> Array:
     """So few that a thousand numbers of a size add up without rounding."""
     kind = np.finfo(x.dtype)
     return lax.reduce_precision(x, kind.nexp, kind.nmant // 4)

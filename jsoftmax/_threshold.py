@@ -1,6 +1,5 @@
 """Truncations that are a threshold from a reduction: min-p, epsilon, eta and top-n-sigma."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -10,9 +9,8 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_setting
 from jsoftmax._kept import floor_of
-from jsoftmax._normalizer import depth_sum, log_sum_exp
 from jsoftmax._reduce import row_exact_sum_beside, row_sweep
-from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of
+from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of, surprise
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -237,12 +235,3 @@ def _at_least(row: Row, value: Array, threshold: Array, along: Along) -> Array:
     """Keep the allowed entries whose value reaches the threshold, and the mode."""
     mask = (row.x > -jnp.inf) & ((value >= threshold) | (row.x == row.peak))
     return jnp.moveaxis(row.unless_invalid(mask), -1, along.axis)
-
-
-def surprise(row: Row) -> tuple[Callable[[Array], Array], Array]:
-    """-log p of entries with these logits (inf where p is 0), and the entropy of the row."""
-    z = row.z(row.x)
-    total, log_total = log_sum_exp(row.x, row.z, row.along)
-    # H = sum p (log s - z) = log s - sum exp(z) z / s
-    entropy = log_total + depth_sum(z, row.along) / jnp.where(total == 0, 1, total)
-    return lambda x: log_total - row.z(x), entropy

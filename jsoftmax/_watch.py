@@ -8,7 +8,7 @@ transformation and no compiler leaves a check out while it needs the result.
 
 import inspect
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -20,12 +20,19 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jsoftmax._reduce import everywhere, row_sum
+from jsoftmax._placement import everywhere
+from jsoftmax._reduce import row_sum
 from jsoftmax._typing import Along
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Values = np.ndarray[Any, np.dtype[Any]]
+
+_LATER = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+_RUNS_LATER = (
+    "checked: function must return its result, got one that runs after its call: a generator or a "
+    "coroutine (check what it calls)"
+)
 
 
 @dataclass(frozen=True)
@@ -110,16 +117,9 @@ def checked(
     """
     if not callable(function):
         raise TypeError(f"checked: function must be callable, got {type(function).__name__}")
-    for later in (
-        inspect.iscoroutinefunction,
-        inspect.isgeneratorfunction,
-        inspect.isasyncgenfunction,
-    ):
-        if later(function):
-            raise TypeError(
-                "checked: function must return its result, got one that runs after its call: a "
-                "generator or a coroutine (check what it calls)"
-            )
+    called = type(function).__call__
+    if any(later(of) for later in _LATER for of in (function, called)):
+        raise TypeError(_RUNS_LATER)
     lock = threading.RLock()
     found: list[str] = []
     watch = _Watch(found.append, allow_empty_rows)
@@ -135,7 +135,10 @@ def checked(
             found.clear()
             try:
                 with _WATCH(watch):
-                    result = jax.block_until_ready(function(*args, **kwargs))
+                    result = function(*args, **kwargs)
+                    if isinstance(result, Generator | AsyncGenerator | Awaitable):
+                        raise TypeError(_RUNS_LATER)
+                    jax.block_until_ready(result)
             except Exception as error:
                 if found:
                     raise ValueError(found[0]) from error
@@ -149,7 +152,13 @@ def checked(
 
 def _in_transformation(arguments: object) -> bool:
     # A new array is a tracer inside jit, also where no argument is.
-    leaves = [*jax.tree.leaves(arguments), jax.device_put(np.False_)]
+    if isinstance(jax.device_put(np.False_), Tracer):
+        return True
+    try:
+        leaves = jax.tree.leaves(arguments)
+    except ValueError:
+        # No tree for jax, such as a dict of keys that have no order: no transformation takes it.
+        return False
     return any(isinstance(leaf, Tracer) for leaf in leaves)
 
 

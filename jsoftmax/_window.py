@@ -21,7 +21,7 @@ class Window(NamedTuple):
     """No entry outside the window is larger than this: [..., 1]."""
 
 
-def largest(x: Array) -> Window:
+def window_of(x: Array) -> Window:
     """The window of each row of [..., V].
 
     An entry among the largest lies in one of the 64 blocks with the largest maxima.

@@ -26,8 +26,9 @@ from jsoftmax._checks import (
 )
 from jsoftmax._exact import unit_near
 from jsoftmax._fit import fit, telling
-from jsoftmax._losses import hits
-from jsoftmax._reduce import everywhere, group_sum, is_symbol, lie_as, row_max
+from jsoftmax._label import hits
+from jsoftmax._placement import everywhere, lie_as
+from jsoftmax._reduce import group_sum, is_symbol, row_max
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Along, Setting
 from jsoftmax._watch import unwatched, watch_rows

@@ -108,6 +108,11 @@ def softmax_row(x: Row, where: Row, temperature: float = 1.0) -> Row:
     return weights / weights.sum()
 
 
+def softmax_rows(x: Any) -> Row:
+    """`softmax_row` of every row."""
+    return over_rows(softmax_row, x)
+
+
 def log_softmax_row(x: Row, where: Row, temperature: float = 1.0) -> Row:
     """log of `softmax_row`, without the cancellation."""
     if broken_row(x, where) or bad_temperature(temperature):

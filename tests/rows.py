@@ -19,6 +19,11 @@ def normal(length: int, scale: float, seed: int = 0) -> Row:
     )
 
 
+def normals(*shape: int, seed: int = 0) -> Row:
+    """N(0, 1), of any shape."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
 def bf16(x: Row) -> Row:
     """Rounded to bfloat16: many ties in a large vocabulary."""
     return x.astype(ml_dtypes.bfloat16).astype(np.float32)

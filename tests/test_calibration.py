@@ -922,3 +922,46 @@ def test_half_precision_of_many_classes(dtype: str) -> None:
     for function in (fit_temperature, expected_calibration_error, brier_score):
         got, want = function(half, labels), function(half.astype(jnp.float32), labels)
         np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_fitted_temperature_moves_with_the_weights_alone() -> None:
+    """As with weights and logits together: each term of the rule is there without the other."""
+    x = 3 * rows.normals(40, 4)
+    labels = np.random.default_rng(1).integers(0, 4, 40)
+    labels[:25] = x[:25].argmax(-1)
+    weights = jnp.linspace(0.5, 1.5, 40)
+
+    def fitted(weights: jax.Array, x: jax.Array) -> jax.Array:
+        return calibration.fit_temperature(x, labels, weights=weights)
+
+    alone = jax.grad(fitted)(weights, x)
+    moved = [float(fitted(weights.at[7].add(step), jnp.asarray(x))) for step in (-0.05, 0.05)]
+    assert 0 < moved[0] < np.inf
+    np.testing.assert_allclose(alone[7], (moved[1] - moved[0]) / 0.1, rtol=2e-2)
+    np.testing.assert_allclose(alone, jax.grad(fitted, (0, 1))(weights, x)[0], rtol=1e-5, atol=1e-7)
+
+
+def test_a_temperature_is_fitted_on_an_explicit_mesh() -> None:
+    """Examples and classes split: labels are looked up and examples grouped without indexing."""
+    x = 3 * rows.normals(32, 4)
+    labels = np.random.default_rng(1).integers(0, 4, 32)
+    labels[:20] = x[:20].argmax(-1)
+    mesh = jax.make_mesh((4, 2), ("rows", "classes"), (AxisType.Explicit,) * 2)
+    want = calibration.fit_temperature(x, labels, per_class=True)
+    assert len(set(want.tolist())) == 4
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, NamedSharding(mesh, P("rows", "classes")))
+        along = jax.device_put(labels, NamedSharding(mesh, P("rows")))
+        fitted = jax.jit(lambda x, y: calibration.fit_temperature(x, y, per_class=True))(
+            split, along
+        )
+    np.testing.assert_allclose(jax.device_get(fitted), want, rtol=1e-4)
+
+
+def test_measures_of_calibration_take_fifteen_bins() -> None:
+    measures = (
+        calibration.reliability_curve,
+        calibration.expected_calibration_error,
+        calibration.maximum_calibration_error,
+    )
+    assert {inspect.signature(f).parameters["bins"].default for f in measures} == {15}

@@ -416,9 +416,24 @@ def test_what_runs_after_the_call_is_refused() -> None:
     async def coroutine(x: jax.Array) -> jax.Array:
         return jsoftmax.softmax(x)
 
-    for function in (generator, coroutine, functools.partial(generator, jnp.asarray(BAD))):
-        with pytest.raises(TypeError, match="checked: function must return its result"):
+    class Later:
+        async def __call__(self, x: jax.Array) -> jax.Array:
+            return jsoftmax.softmax(x)
+
+    message = "checked: function must return its result"
+    for function in (generator, coroutine, functools.partial(generator, BAD), Later()):
+        with pytest.raises(TypeError, match=message):
             jsoftmax.checked(function)
+    with pytest.raises(TypeError, match=message):
+        jsoftmax.checked(lambda x: (jsoftmax.softmax(row) for row in x))(BAD)
+
+
+def test_arguments_that_are_no_tree() -> None:
+    """A dict whose keys have no order: jax cannot flatten it, and no transformation takes it."""
+    run = jsoftmax.checked(lambda given: jsoftmax.softmax(given["x"]))
+    np.testing.assert_array_equal(run({"x": GOOD, 1: 2}), jsoftmax.softmax(GOOD))
+    with raises(NOT_FINITE):
+        run({"x": BAD, 1: 2})
 
 
 def test_an_eager_function_brings_nothing_to_the_device() -> None:

@@ -679,3 +679,34 @@ def test_mask_logits_broadcasts_promotes_and_differentiates() -> None:
     )
     chex.assert_tree_all_finite(gradient)
     assert jsoftmax.mask_logits(jnp.zeros((0, 3)), np.ones((0, 3), bool)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("length", [4096, 8192, 151936])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_bad_logit_in_a_long_row_is_not_overlooked(length: int, bad: float) -> None:
+    x = np.random.default_rng(0).normal(size=(2, length)).astype(np.float32)
+    x[0, length // 3] = bad
+    token, log_prob = jsoftmax.sample_and_log_prob(jax.random.key(0), x, temperature=0.9)
+    assert 0 <= token[0] < length
+    assert jnp.isnan(log_prob).tolist() == [True, False]
+    for mapped in (jsoftmax.softmax(x), jsoftmax.log_softmax(x), jsoftmax.temperature_scale(x, 2)):
+        assert jnp.isnan(mapped).sum(-1).tolist() == [length, 0]
+    for reduced in (jsoftmax.logsumexp(x), jsoftmax.entropy(x)):
+        assert jnp.isnan(reduced).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("entry", MASKS, ids=str)
+def test_a_mask_keeps_all_of_a_long_row_with_a_nan(entry: Entry) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 8192)).astype(np.float32)
+    x[0, 5000] = np.nan
+    kept = entry(x, **entry.setting()).sum(-1)
+    assert kept[0] == 8192
+    assert 0 < kept[1] < 8192
+
+
+@pytest.mark.parametrize("shape", [(0, 100), (0, 1000), (0, 3000), (2, 0, 2000), (0, 50257)])
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+def test_an_empty_batch_of_long_rows(entry: Entry, shape: tuple[int, ...]) -> None:
+    for leaf in jax.tree.leaves(entry(jnp.zeros(shape), **entry.setting())):
+        kept = shape if entry.kind in ("map", "mask") else shape[:-1]
+        assert leaf.shape == kept

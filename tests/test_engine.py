@@ -9,12 +9,13 @@ import pytest
 from jax import lax
 
 import jsoftmax
+from jsoftmax._blocks import block_max, block_sum, blocks_of
 from jsoftmax._kept import floor_of
 from jsoftmax._mass import terms, unshifted_mass
 from jsoftmax._row import Settings, row_of
 from jsoftmax._sweep import exact_sweep, largest, sweep
 from jsoftmax._typing import Along
-from jsoftmax._window import largest as window_of
+from jsoftmax._window import window_of
 from tests import real_logits, rows
 from tests.registry import FUNCTIONS, Entry
 
@@ -229,3 +230,32 @@ def test_temporary_memory(entry: Entry) -> None:
     assert arrays() <= MORE.get(entry.name, 2.01)
     if entry.ties:
         assert arrays(ties="first") <= FIRST[entry.name]
+
+
+@pytest.mark.parametrize("shards", [1, 4, 8])
+@pytest.mark.parametrize("size", [1, 127, 4096, 9001, 151936])
+def test_blocks_are_few_and_hold_the_row(size: int, shards: int) -> None:
+    blocks = blocks_of(size, shards)
+    assert blocks.parts * blocks.part == size
+    assert blocks.length >= 128
+    assert blocks.number * shards <= 72
+    assert blocks.number * blocks.length >= size
+    places = np.asarray(blocks.of(jnp.arange(size)))
+    assert places[0] == 0
+    assert places[-1] == blocks.number - 1
+    assert set(np.diff(places)) <= {0, 1}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
+def test_blocks_are_summed_at_any_rank(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(*arguments: Any, default: Any = None, **branches: Any) -> Any:
+        return branches.get(platform, default)(*arguments)
+
+    monkeypatch.setattr(lax, "platform_dependent", choose)
+    for shape in ((2064,), (2, 3, 2064)):
+        x = np.random.default_rng(0).integers(-9, 9, shape).astype(np.float32)
+        parts = x.reshape(*shape[:-1], 8, 258)
+        sums = np.add.reduceat(parts, [0, 128, 256], -1).reshape(*shape[:-1], 24)
+        np.testing.assert_array_equal(jax.jit(block_sum)(x), sums)
+        most = np.maximum.reduceat(x, np.arange(0, 2064, 1000), -1)
+        np.testing.assert_array_equal(jax.jit(lambda x: block_max(x, 1000))(x), most)

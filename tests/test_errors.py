@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jsoftmax
+from tests import rows
 from tests.registry import FUNCTIONS, REGISTRY, Entry
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -302,3 +303,37 @@ def test_good_keys_are_accepted(entry: Entry) -> None:
         jax.random.key(1, impl="rbg"),
     ):
         entry.function(good, X)
+
+
+@pytest.mark.parametrize("temperature", [True, False])
+def test_a_boolean_temperature_is_an_error(temperature: bool) -> None:
+    with pytest.raises(TypeError, match="softmax: temperature must be real numbers"):
+        jsoftmax.softmax(jnp.zeros(2), temperature=temperature)
+
+
+@pytest.mark.parametrize("axis", [True, np.False_], ids=repr)
+def test_a_truth_value_is_no_axis(axis: bool) -> None:
+    with pytest.raises(TypeError, match=r"softmax: axis must be an integer, got"):
+        jsoftmax.softmax(rows.normals(2, 3), axis)
+
+
+@pytest.mark.parametrize("size", [True, np.True_], ids=repr)
+def test_a_truth_value_is_no_count(size: bool) -> None:
+    with pytest.raises(TypeError, match="block_size must be an integer or None, got"):
+        jsoftmax.linear_cross_entropy(
+            rows.normals(2, 3), rows.normals(3, 5), np.array([0, 1]), block_size=size
+        )
+
+
+def test_an_array_of_words_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="softmax: logits must be an array of numbers"):
+        jsoftmax.softmax(np.array(["one", "two"]))
+
+
+def test_a_fill_is_one_number() -> None:
+    x, mask = rows.normals(3), np.array([True, False, True])
+    for seven in (7.0, 7, np.float32(7), jnp.float32(7)):
+        filled = jsoftmax.mask_logits(x, mask, fill=seven)
+        np.testing.assert_array_equal(filled, np.where(mask, x, np.float32(7)))
+    with pytest.raises(ValueError, match=r"fill must be a single number, got shape \(3,\)"):
+        jsoftmax.mask_logits(x, mask, fill=rows.normals(3))

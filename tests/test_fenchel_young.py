@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
+import jsoftmax
 from jsoftmax import entmax, fenchel_young_loss
 from tests import reference, rows
 from tests.reference import Row
@@ -239,3 +240,45 @@ def test_the_backward_pass_keeps_one_array_of_the_size_of_the_logits() -> None:
     pulled = jax.jit(lambda x: jax.vjp(lambda x: fenchel_young_loss(x, labels), x)[1])
     large = [leaf for leaf in jax.tree.leaves(pulled(x)) if leaf.size >= x.size]
     assert len(large) <= 1, [(leaf.shape, leaf.dtype) for leaf in large]
+
+
+@pytest.mark.parametrize("kind", ["label", "distribution"])
+def test_a_fenchel_young_loss_moves_with_alpha(kind: str) -> None:
+    x = rows.normals(4, 6)
+    target = (
+        np.array([0, 5, 2, 2])
+        if kind == "label"
+        else reference.softmax_rows(rows.normals(4, 6, seed=1))
+    )
+    mass = np.eye(6)[target] if kind == "label" else target
+    given = target if kind == "label" else target.astype(np.float32)
+
+    def loss(alpha: jax.Array) -> jax.Array:
+        return jsoftmax.fenchel_young_loss(x, given, alpha=alpha)
+
+    alpha = np.float32(1.4)
+    _, got = jax.jvp(loss, (alpha,), (np.float32(1),))
+
+    def exact(alpha: float) -> np.ndarray:
+        allowed = np.ones(6, bool)
+        rows = zip(x.astype(np.float64), mass, strict=True)
+        return np.array(
+            [reference.fenchel_young_row(row, allowed, alpha=alpha, y=y) for row, y in rows]
+        )
+
+    want = (exact(1.4 + 1e-5) - exact(1.4 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fenchel_young_loss_moves_with_its_distribution() -> None:
+    """Along the simplex, by ln_alpha(y) - x and a constant."""
+    x, y = (
+        rows.normals(3, 5),
+        reference.softmax_rows(rows.normals(3, 5, seed=1)).astype(np.float32),
+    )
+    for alpha in (1.5, jnp.float32(1.3)):
+        got = jax.grad(lambda y, a=alpha: jsoftmax.fenchel_young_loss(x, y, alpha=a).sum())(y)
+        kappa = float(alpha) - 1
+        want = (y**kappa - 1) / kappa - x
+        got, want = (np.asarray(g) - np.asarray(g).mean(-1, keepdims=True) for g in (got, want))
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

@@ -303,3 +303,20 @@ def test_gradient_through_a_mask_that_depends_on_the_logits() -> None:
     fixed = jax.grad(lambda x: (softmax(x, where=keep) * jnp.arange(8, dtype=x.dtype)).sum())(x)
     np.testing.assert_array_equal(masked, fixed)
     np.testing.assert_array_equal(np.asarray(masked)[~np.asarray(keep)], 0)
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-30])
+def test_no_nan_in_the_derivative_by_a_tiny_temperature(temperature: float) -> None:
+    x = jnp.array([1.0, 2.0, 0.0])
+    for function in (jsoftmax.softmax, jsoftmax.log_softmax, jsoftmax.logsumexp, jsoftmax.entropy):
+        tangent = jax.jacfwd(lambda t, f=function: f(x, temperature=t))(temperature)
+        assert not jnp.isnan(tangent).any(), function
+    assert not jnp.isnan(jax.jacfwd(lambda t: jsoftmax.temperature_scale(x, t))(temperature)).any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_weighs_all_entries_alike_has_no_gradient(dtype: str) -> None:
+    """Though the rounded probabilities of a row do not sum to one."""
+    x = jnp.asarray(rows.normals(8, 300), dtype)
+    moved = jax.grad(lambda x: (1000 * jsoftmax.softmax(x).astype(jnp.float32)).sum())(x)
+    assert np.abs(np.asarray(moved, np.float32)).max() < 1e-4

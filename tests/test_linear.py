@@ -587,3 +587,22 @@ def test_smoothing_of_the_largest_floats_at_the_largest_temperature() -> None:
     )
     want = reference.over_rows(reference.cross_entropy_row, x, 1, most, 0.9, 0.0)
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_gradients_of_a_linear_loss_add_up_over_blocks() -> None:
+    hidden, weight = jnp.asarray(rows.normals(3, 4)), jnp.asarray(rows.normals(4, 8, seed=1))
+    labels = np.array([0, 7, 3])
+
+    def dense(cap: jax.Array, temperature: jax.Array) -> jax.Array:
+        x = cap[:, None] * jnp.tanh(hidden @ weight / cap[:, None])
+        return jsoftmax.cross_entropy(x, labels, temperature=temperature).sum()
+
+    def by_blocks(cap: jax.Array, temperature: jax.Array) -> jax.Array:
+        return jsoftmax.linear_cross_entropy(
+            hidden, weight, labels, logit_softcap=cap, temperature=temperature, block_size=3
+        ).sum()
+
+    at = jnp.array([1.0, 2.0, 5.0]), jnp.array([0.7, 1.0, 1.5])
+    got, want = (jax.jit(jax.grad(function, (0, 1)))(*at) for function in (by_blocks, dense))
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

@@ -388,6 +388,17 @@ class TestLabels:
             got = cross_entropy(jnp.zeros((3, 4), jnp.float32), label)
         np.testing.assert_allclose(got, [np.log(4), np.nan, np.nan], rtol=1e-6)
 
+    @pytest.mark.parametrize("kind", [np.int64, np.uint64])
+    def test_wide_labels_that_are_static(self, kind: type[np.integer[Any]]) -> None:
+        """Beside a mask that is not: what has no 32 bits is no other label."""
+        where = jnp.ones((4, 4), bool)
+        label = np.array([1, 2**32 + 1, np.iinfo(kind).max, np.iinfo(kind).min], kind)
+        want = [np.log(4), np.nan, np.nan, np.log(4) if kind is np.uint64 else np.nan]
+        np.testing.assert_allclose(cross_entropy(jnp.zeros((4, 4)), label, where=where), want, 1e-6)
+        assert jnp.isnan(cross_entropy(jnp.zeros(4), label[1], where=where[0]))
+        with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), got 4294967297"):
+            cross_entropy(jnp.zeros((4, 4)), label)
+
     @pytest.mark.parametrize("form", [np.asarray, jnp.asarray], ids=["static", "traced"])
     def test_a_row_is_ignored_by_where(self, form: Callable[[Any], Any]) -> None:
         """Whatever its label: the loss is 0, the gradient too, and nothing raises."""
@@ -561,3 +572,71 @@ def test_the_weight_of_an_absent_class_need_be_no_number(
     # Mass there is an error that shows, watched or not.
     astray = jnp.array([0.25, 0.25, 0.5])
     assert total(x, astray) == jsoftmax.checked(total)(x, astray) == np.inf
+
+
+def test_an_infinite_z_loss_has_no_nan_in_its_gradient() -> None:
+    x = jnp.array([3e38, 0.0, -jnp.inf])
+
+    def loss(x: jax.Array, t: jax.Array) -> jax.Array:
+        return jsoftmax.cross_entropy(x, jnp.array(0), z_loss=1e-4, temperature=t)
+
+    assert loss(x, jnp.float32(0.7)) == jnp.inf
+    gradients = jax.grad(loss, (0, 1))(x, jnp.float32(0.7))
+    assert all(not jnp.isnan(g).any() for g in gradients), gradients
+
+
+def test_divergence_moves_with_either_side_alone() -> None:
+    x, y = rows.normals(3, 5), rows.normals(3, 5, seed=1)
+    p, q = (
+        reference.softmax_rows(x),
+        reference.softmax_rows(y),
+    )
+    log_ratio = np.log(p) - np.log(q)
+    kl = (p * log_ratio).sum(-1, keepdims=True)
+    of_x, of_y = (
+        jax.grad(lambda x, y: jsoftmax.kl_divergence(x, y).sum(), i)(x, y) for i in (0, 1)
+    )
+    np.testing.assert_allclose(of_x, p * (log_ratio - kl), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(of_y, q - p, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", ["label_smoothing", "z_loss"])
+def test_minus_one_is_not_off(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"cross_entropy: {setting} must be .*, got {setting}=-1"):
+        jsoftmax.cross_entropy(rows.normals(5), 2, **{setting: -1})
+
+
+@pytest.mark.parametrize("kind", ["label", "distribution"])
+def test_smoothing_has_its_share_of_the_gradient(kind: str) -> None:
+    x = rows.normals(4, 6)
+    mass = (
+        np.eye(6)[[0, 5, 2, 2]]
+        if kind == "label"
+        else reference.softmax_rows(rows.normals(4, 6, seed=1))
+    )
+    target = np.array([0, 5, 2, 2]) if kind == "label" else mass.astype(np.float32)
+    where = np.arange(6) != 4
+    mass = np.where(where, mass, 0)
+    given = np.where(where, target, 0) if kind == "distribution" else target
+    got = jax.grad(
+        lambda x: jsoftmax.cross_entropy(x, given, where=where, label_smoothing=0.3).sum()
+    )(x)
+    p = reference.softmax_rows(np.where(where, x, -np.inf))
+    total = mass.sum(-1, keepdims=True)
+    want = 0.7 * (p * total - mass) + 0.3 * (p - where / 5)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_divergence_of_near_rows_in_float64() -> None:
+    """The series has terms enough for float64 where log q - log p is almost 1/2."""
+    draw = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x = draw.normal(size=(20, 4))
+        y = x + draw.choice([-0.22, 0.22], size=x.shape)
+        wide_x, wide_y = x.astype(np.longdouble), y.astype(np.longdouble)
+        p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (wide_x, wide_y))
+        want = (p * (np.log(p) - np.log(q))).sum(-1)
+        got = jsoftmax.kl_divergence(x, y)
+        moved = want > 0.001
+        assert moved.sum() > 10
+        np.testing.assert_allclose(got[moved], want[moved].astype(np.float64), rtol=1e-13)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jsoftmax
 from jsoftmax import entmax, log_softmax, logsumexp, softmax
 from tests import real_logits, reference, rows
 from tests.compare import ulps_apart
@@ -323,3 +324,35 @@ def test_many_entries_at_the_edge_of_the_support() -> None:
             np.testing.assert_allclose(entmax(x, alpha=jnp.asarray(alpha)).sum(), 1, atol=2e-5)
     x = np.pad(np.float32([0.3]), (0, 4999))
     np.testing.assert_allclose(entmax(x, alpha=jnp.asarray(3.0))[0], np.sqrt(0.6), atol=1e-3)
+
+
+def test_logits_that_a_fusion_would_compute_twice() -> None:
+    """The maximum of x / 3 and the x / 3 compared with it were rounded differently (jax 0.8)."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(33, 20)).astype(np.float32))
+
+    @jax.jit
+    def fused(x: jax.Array) -> tuple[jax.Array, ...]:
+        y = jsoftmax.temperature_scale(x, jnp.float32(3))
+        greedy = jsoftmax.sample(jax.random.key(0), y, temperature=jnp.float32(0))
+        return jsoftmax.log_softmax(y), jsoftmax.softmax(y, temperature=jnp.float32(0)), greedy
+
+    log_p, one_hot, greedy = fused(x)
+    np.testing.assert_allclose(log_p, jsoftmax.log_softmax(x, temperature=3.0), atol=3e-6)
+    assert (one_hot.sum(-1) == 1).all()
+    assert (greedy == x.argmax(-1)).all()
+
+
+def test_limits_of_temperature_that_a_compiler_sees() -> None:
+    """Constants, which it may fold: near-zero logits at T = 0, the largest floats at T = inf."""
+    tiny, largest = float(jnp.finfo(jnp.float32).tiny), float(jnp.finfo(jnp.float32).max)
+    x = np.array([[tiny, 2 * tiny, 0, 2 * tiny], [largest, -largest, 0, -np.inf]], np.float32)
+    x = np.tile(np.repeat(x, 1000, axis=0), (1, 400))
+    key = jax.random.key(0)
+    cold = jax.jit(lambda x: jsoftmax.sample_and_log_prob(key, x, temperature=0.0))(x)
+    np.testing.assert_array_equal(cold[0], np.repeat([1, 0], 1000))
+    np.testing.assert_allclose(cold[1], -np.log(np.repeat([800.0, 400.0], 1000)), rtol=1e-6)
+    hot = jax.jit(lambda x: jsoftmax.sample_and_log_prob(key, x, temperature=jnp.inf))(x)
+    np.testing.assert_allclose(hot[1], -np.log(np.repeat([1600.0, 1200.0], 1000)), rtol=1e-6)
+    drawn = np.bincount(np.asarray(hot[0][1000:]) % 4, minlength=4)
+    assert drawn[3] == 0
+    assert (drawn[:3] > 270).all()

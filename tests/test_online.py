@@ -188,6 +188,11 @@ def test_values_of_more_batch_axes_than_the_logits() -> None:
     np.testing.assert_allclose(state.finish(), softmax(x)[None] @ v, rtol=1e-6)
 
 
+def test_a_block_whose_values_have_more_batch_axes() -> None:
+    state = OnlineSoftmax.empty((3,), 4).update(LOGITS[0], VALUES)
+    np.testing.assert_allclose(state.finish(), softmax(LOGITS[0])[None] @ VALUES, rtol=1e-6)
+
+
 def test_a_symbolic_batch_is_exported() -> None:
     (batch,) = jax.export.symbolic_shape("batch")
 

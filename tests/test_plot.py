@@ -3,7 +3,9 @@
 python -m tests.test_plot --write    # draws the stored pictures anew: look at them afterwards
 """
 
+import inspect
 import itertools
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
 
 import jsoftmax
-from jsoftmax import _picture, plot
+from jsoftmax import _picture, calibration, plot
 
 PICTURES = Path(__file__).parent / "data" / "plot"
 STYLES = {"light": "default", "dark": "dark_background"}
@@ -382,6 +384,25 @@ def test_entropy_trace_is_the_entropy() -> None:
     assert len(plot.entropy_trace(STEPS, ax=own_axes()).lines) == 1
 
 
+def test_entropy_trace_shows_what_a_mask_raised() -> None:
+    x = jnp.log(jnp.array([[0.4, *[0.012] * 50]]))
+    ax = plot.entropy_trace(x, mask=jsoftmax.typical_mask(x, 0.5), ax=own_axes())
+    assert ax.get_ylim()[1] > np.log(50)
+
+
+def test_reliability_diagram_keeps_thin_bins_inside() -> None:
+    curve = calibration.ReliabilityCurve(
+        edges=np.array([0.0, 0.99999, 0.999995, 1.0]),
+        confidence=np.array([0.9, 0.999992, 0.999999]),
+        accuracy=np.array([0.5, 1.0, 1.0]),
+        weight=np.array([0.2, 0.4, 0.4]),
+    )
+    ax = plot.reliability_diagram(curve, ax=own_axes())
+    right = [bar.get_x() + bar.get_width() for bar in ax.patches]
+    assert len(right) == 9
+    assert max(right) <= 1 + 1e-9
+
+
 def test_entropy_trace_counts_effective_tokens() -> None:
     ax = plot.entropy_trace(np.zeros((3, 64), np.float32), ax=own_axes())
     (right,) = ax.child_axes
@@ -622,3 +643,23 @@ if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
     for name, look in itertools.product(DRAW, STYLES):
         draw_stored(name, look, PICTURES / f"{name}_{look}.png")
+
+
+def test_pictures_need_matplotlib_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        runpy.run_path(inspect.getfile(plot))
+
+
+@pytest.mark.parametrize("name", ["confidence", "accuracy"])
+@pytest.mark.parametrize("bad", [-0.5, 1.01])
+def test_a_diagram_refuses_what_is_no_share(name: str, bad: float) -> None:
+    arrays = {
+        "edges": np.array([0.0, 0.5, 1.0]),
+        "confidence": np.array([0.3, 0.8]),
+        "accuracy": np.array([0.2, 0.9]),
+        "weight": np.array([0.5, 0.5]),
+    }
+    arrays[name] = np.array([0.3, bad])
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\] where weight > 0"):
+        plot.reliability_diagram(calibration.ReliabilityCurve(**arrays))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jsoftmax
 from jsoftmax import (
     epsilon_mask,
     min_p_mask,
@@ -266,3 +267,10 @@ def test_the_search_ends_among_denormals(
     flushed = np.where(np.abs(x) < np.finfo(np.float32).tiny, 0, x)
     row = {top_k_mask: reference.top_k_row, top_p_mask: reference.top_p_row}[mask]
     assert_mask(mask(x, number), reference.over_rows(row, flushed, number))
+
+
+def test_rows_finish_their_search_at_different_rounds() -> None:
+    """A row that had finished was moved past its cut while others went on."""
+    x = jnp.array([[-3.0, -jnp.inf, -jnp.inf, -jnp.inf], [-1.0, -2.0, -3.0, -4.0]])
+    kept = jsoftmax.truncation_mask(x, top_k=jnp.array([3, 2]), top_p=jnp.array([1.0, 0.9]))
+    assert kept.tolist() == [[True, False, False, False], [True, True, False, False]]

@@ -13,6 +13,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jsoftmax
+from jsoftmax._reduce import row_cumsum
+from jsoftmax._typing import Along
 from tests import reference, rows
 from tests.layouts import AUTO, EXPLICIT, LAYOUTS, UNCHECKED, Layout, shards
 from tests.registry import DIFFERENTIABLE, FUNCTIONS, Entry
@@ -270,3 +272,19 @@ def test_a_map_over_another_mesh_axis() -> None:
     )
     got = jax.jit(jax.vmap(split, spmd_axis_name="batch"))(x)
     chex.assert_trees_all_close(got, jax.vmap(both)(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 3, 16)], ids=str)
+def test_prefix_sums_over_shards_at_any_rank(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).integers(0, 9, shape).astype(np.int32)
+    mesh = jax.make_mesh((4,), ("vocab",), (AxisType.Auto,))
+    rows = P(*[None] * (len(shape) - 1), "vocab")
+    summed = jax.shard_map(
+        lambda x: row_cumsum(x, Along(len(shape) - 1, ("vocab",))),
+        mesh=mesh,
+        in_specs=rows,
+        out_specs=(rows, P()),
+    )
+    prefix, total = jax.jit(summed)(x)
+    np.testing.assert_array_equal(prefix, np.cumsum(x, -1))
+    np.testing.assert_array_equal(total, x.sum(-1, keepdims=True))

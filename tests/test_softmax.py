@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jsoftmax
 from jsoftmax import log_softmax, logsumexp, softmax
 from tests import reference, rows
 from tests.compare import assert_close
@@ -202,3 +203,28 @@ def test_gradient_of_a_row_with_nothing_allowed(dtype: str) -> None:
     np.testing.assert_array_equal(gradient[0], 0)
     assert gradient[1, 0] < 0 < gradient[1, 1]
     assert gradient[1, 2] == 0
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 60), ("bfloat16", 60), ("float64", 700)])
+def test_softmax_where_the_reciprocal_of_its_sum_would_be_denormal(dtype: str, least: int) -> None:
+    """exp(88) is a float, its reciprocal is not."""
+    with jax.enable_x64(dtype == "float64"):
+        peaks = np.arange(least, least + 45, 0.25)
+        x = np.stack([peaks, peaks - 1], axis=-1)
+        p = jsoftmax.softmax(jnp.asarray(x, dtype))
+        rounded = np.asarray(jnp.asarray(x, dtype), np.float64)
+        want = 1 / (1 + np.exp(-(rounded[:, 0] - rounded[:, 1])))
+        np.testing.assert_allclose(np.asarray(p[:, 0], np.float64), want, rtol=1e-2)
+        long = np.zeros((2, 300_000), np.float32) + np.array([[88.0], [75.9]], np.float32)
+        np.testing.assert_allclose(jsoftmax.softmax(long).sum(-1), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("length", [40, 1200])
+def test_nearly_equal_entries_in_float64(length: int) -> None:
+    with jax.enable_x64(True):
+        x = -np.geomspace(2.0**-22, 2.0**-11, length)
+        x[0] = 0
+        want = np.log1p(np.expm1(x).sum() / length) + np.log(length)
+        got = jsoftmax.logsumexp(x)
+        assert got.dtype == np.float64
+        np.testing.assert_allclose(got, want, rtol=1e-15)

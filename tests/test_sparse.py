@@ -435,3 +435,60 @@ def test_agrees_with_the_projection_of_optax() -> None:
     with jax.numpy_dtype_promotion("standard"):
         want = jax.vmap(optax.projections.projection_simplex)(jnp.asarray(x))
     np.testing.assert_allclose(sparsemax(x), want, atol=1e-6)
+
+
+def test_a_long_row_of_the_largest_numbers_is_sound() -> None:
+    x = np.full((2, 1200), np.finfo(np.float32).max)
+    x[1, ::2] *= -1
+    p = jsoftmax.sparsemax(x)
+    np.testing.assert_allclose(p[0], 1 / 1200, rtol=1e-5)
+    np.testing.assert_allclose(p[1], np.where(np.arange(1200) % 2, 1 / 600, 0), rtol=1e-5)
+
+
+def test_entmax_moves_with_alpha_and_temperature() -> None:
+    """Against differences of the reference; small probabilities, and the limit alpha = 1."""
+    x = 2 * rows.normals(6, 7)
+    alpha = np.array([1.0, 1.1, 1.5, 2.0, 2.7, 3.6], np.float32)
+    temperature = np.array([1.0, 0.7, 1.3, 2.0, 3.0, 2.5], np.float32)
+
+    def mapped(t: jax.Array, a: jax.Array) -> jax.Array:
+        return jsoftmax.entmax(x, temperature=t, alpha=a)
+
+    ones, zeros = np.ones(6, np.float32), np.zeros(6, np.float32)
+    of_t, of_a = (
+        jax.jvp(mapped, (temperature, alpha), tangents)[1]
+        for tangents in ((ones, zeros), (zeros, ones))
+    )
+
+    def exact(t_step: float, a_step: float) -> np.ndarray:
+        return np.stack(
+            [
+                reference.entmax_row(
+                    row.astype(np.float64), np.ones(7, bool), t + t_step, a + a_step
+                )
+                for row, t, a in zip(x, temperature.tolist(), alpha.tolist(), strict=True)
+            ]
+        )
+
+    step = 1e-5
+    want = (exact(step, 0) - exact(-step, 0)) / (2 * step)
+    np.testing.assert_allclose(of_t, want, rtol=1e-4, atol=1e-5)
+    # One-sided: below 1 there is no alpha.
+    want = (4 * exact(0, step) - exact(0, 2 * step) - 3 * exact(0, 0)) / (2 * step)
+    np.testing.assert_allclose(of_a, want, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [2.5, 3.0])
+def test_newton_finds_a_threshold_above_alpha_2_in_few_sweeps(alpha: float) -> None:
+    """Bisection takes 25 to 30."""
+    x = rows.normals(8, 512)
+    z = jnp.asarray(x - x.max(-1, keepdims=True))
+    solved = jax.jit(lambda z, a: solve(z, jnp.zeros((8, 1)), a, Along(1))[1])
+    assert solved(z, jnp.full((8, 1), alpha)) <= 15
+
+
+def test_entmax_of_alpha_one_has_a_temperature() -> None:
+    x = rows.normals(3, 5)
+    got = jsoftmax.entmax(x, alpha=1, temperature=0.5)
+    np.testing.assert_allclose(got, reference.softmax_rows(2 * x), rtol=1e-5)
+    np.testing.assert_allclose(jsoftmax.entmax(x, alpha=1), reference.softmax_rows(x), rtol=1e-5)

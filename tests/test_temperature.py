@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jsoftmax
 from jsoftmax import entropy, log_softmax, softmax, temperature_scale, truncation_mask
 from tests import rows
 from tests.compare import assert_close
@@ -100,3 +101,10 @@ def test_a_huge_temperature_divides_huge_logits() -> None:
     most = np.finfo(np.float32).max
     got = jax.jit(temperature_scale)(x, jnp.full((), most))
     np.testing.assert_allclose(got, x / most, rtol=1e-6)
+
+
+def test_temperature_scale_does_not_overflow_in_float16() -> None:
+    x = jnp.array([60000.0, 0.0], jnp.float16)
+    scaled = jsoftmax.temperature_scale(x, 0.5)
+    assert scaled.tolist() == [0.0, -np.inf]
+    assert jsoftmax.softmax(scaled).tolist() == [1.0, 0.0]

@@ -238,6 +238,26 @@ def _rounded_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple
     return x * x, jnp.where(x.dtype == jnp.float64, 2 * x, slope) * v
 
 
+def past_a_branch(x: jax.Array) -> jax.Array:
+    beyond = x - jnp.asarray(0.7, x.dtype)
+    return jnp.where(beyond == 0, 0, jnp.sqrt(jnp.where(beyond == 0, 1, beyond)))
+
+
+def test_arguments_that_are_trees() -> None:
+    def loss(weights: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jsoftmax.logsumexp(x @ weights["kernel"] + weights["bias"])
+
+    weights = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros((1, 2))}
+    testing.assert_stable_gradients(loss, weights, jnp.ones((4, 3)))
+    testing.assert_matches_reference(
+        loss, lambda w, x: np.log(np.exp(x @ w["kernel"] + w["bias"]).sum(-1)), weights, np.eye(3)
+    )
+    with fails(r"the gradient of argument 0\['bias'\] is not finite"):
+        testing.assert_stable_gradients(lambda w, _: jnp.sqrt(w["bias"]), weights, 1.0)
+    with pytest.raises(TypeError, match=r"argument 1\[0\] must be an array or a number, got str"):
+        testing.assert_stable_gradients(loss, weights, ["a"])
+
+
 def test_gradients_that_are_not_stable() -> None:
     with fails(r"result 1 is NaN at \(1,\)"):
         testing.assert_stable_gradients(lambda x: (x, jnp.log(x)), jnp.array([1.0, -1.0]))
@@ -257,6 +277,9 @@ def test_gradients_that_are_not_stable() -> None:
     with fails(r"the gradient of argument 0 is .* at \(1,\), and .* in float64 \(at most"):
         testing.assert_stable_gradients(rounded, jnp.array([1.0, 1.003], jnp.float32))
     testing.assert_stable_gradients(rounded, jnp.array([1.0, 1.003], jnp.float32), rtol=0.01)
+    # In float32 the argument is that of the branch; in float64 it is below 0.
+    with fails(r"the gradient of argument 0 is 0 at \(0,\), and nan in float64"):
+        testing.assert_stable_gradients(past_a_branch, jnp.array([0.7, 2.0], jnp.float32))
     with pytest.raises(TypeError, match="no argument is floating-point"):
         testing.assert_stable_gradients(lambda x: x, np.arange(3))
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jsoftmax
 from jsoftmax import top_k_mask, top_p_mask, truncation_mask, typical_mask
 from tests import real_logits, reference, rows
 from tests.compare import assert_mask
@@ -211,3 +212,20 @@ def test_real_logits() -> None:
     assert_mask(
         got, reference.over_rows(reference.truncation_row, x, *map(np.float32, settings.values()))
     )
+
+
+def test_eta_above_one_follows_its_definition() -> None:
+    x = jnp.log(jnp.array([0.45, 0.4, 0.15]))
+    assert jsoftmax.eta_mask(x, 4.0).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("k", [np.int64(2**32 + 1), np.array(2**32 + 1), 2**40, 10**400])
+def test_a_large_static_k_is_off_and_not_wrapped(k: int) -> None:
+    assert jsoftmax.top_k_mask(jnp.array([1.0, 2.0, 3.0]), k).tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("scale", [np.finfo(np.float32).tiny, 2.0**-60, 2.0**100], ids=str)
+def test_top_n_sigma_has_no_scale(scale: float) -> None:
+    x = np.array([1, 2, 3, 4, 10], np.float32)
+    kept = jsoftmax.top_n_sigma_mask(x * np.float32(scale), 2.2)
+    np.testing.assert_array_equal(kept, [False, False, False, True, True])

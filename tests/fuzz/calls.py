@@ -180,6 +180,11 @@ class Facts:
             """A difference of logits, or of their halves, may be a denormal, which counts as zero;
             and a T this small, or zero, makes much of it."""
             self.farthest = np.max(self.z, -1, where=self.live, initial=0)
+        if "label_smoothing" in settings:
+            # Their mean is a summand: rounding decides whether that is a float.
+            with np.errstate(all="ignore"):
+                mean = self.z.sum(-1) / np.maximum(self.live.sum(-1), 1)
+            self.sound &= ~(np.abs(mean / np.finfo(self.wide).max - 1) < 1e-4)
         self.magnitude = np.max(np.abs(self.x), -1, where=near, initial=0)
         """Of the entries that have mass."""
         self.change: Row | float = 0.0
