@@ -87,7 +87,7 @@ TEMPORARY = "The most that is held beside the arguments and the result, in array
 
 
 def settings(case: Case, rows: int, *, hostile: bool) -> dict[str, np.ndarray]:
-    """A number a row for each setting."""
+    """A number per row for each setting."""
     numbers = {}
     for i, name in enumerate(case.settings):
         values = np.atleast_1d(SERVED.get(name, case.entry.settings[name][0]))

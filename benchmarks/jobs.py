@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
 
 def make(rows: int, size: int) -> dict[str, Job]:
-    """The jobs for logits of this shape; every setting is an array, one number a row."""
+    """The jobs for logits of this shape; every setting is an array, one number per row."""
     key = jax.random.key(0)
 
     def each(value: float) -> Array:

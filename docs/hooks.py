@@ -1,7 +1,8 @@
 """What the documentation is made of besides Markdown: formulas, and links to the reference.
 
-Formulas become MathML: browsers draw it by themselves, with nothing to fetch. Docstrings and pages
-hold them as Sphinx does: `.. math:: TeX` on its own line, :math:`TeX` in a text.
+Formulas become MathML: browsers draw it by themselves, with nothing to fetch. Docstrings hold them
+as Sphinx does, `.. math:: TeX` on its own line and :math:`TeX` in a text; pages as GitHub does, in
+a block of code of the language math and as $`TeX`$.
 
 The name of a public function in backticks, in a page or a docstring, leads to the reference.
 """
@@ -20,7 +21,10 @@ from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
 # The first alternative takes the indented lines that go on with a formula too.
-FORMULA = re.compile(r"^\.\. math:: *(.*(?:\n +\S.*)*)|:math:`([^`]+)`", re.MULTILINE)
+FORMULA = re.compile(
+    r"^\.\. math:: *(.*(?:\n +\S.*)*)|^```math\n([^`]*)```$|:math:`([^`]+)`|\$`([^`]+)`\$",
+    re.MULTILINE,
+)
 
 LINK_OR_CODE = re.compile(r"<a\b.*?</a>|<code>([\w.]+)</code>", re.DOTALL)
 REFERENCE = "api.md"
@@ -38,9 +42,11 @@ FETCHED = re.compile(
 class Formulas(Preprocessor):
     def run(self, lines: list[str]) -> list[str]:
         def draw(match: re.Match[str]) -> str:
-            block, inline = match.groups()
-            if inline:
-                return self.md.htmlStash.store(convert(inline))
+            sphinx, github, *inline = match.groups()
+            for formula in inline:
+                if formula:
+                    return self.md.htmlStash.store(convert(formula))
+            block = sphinx or github
             # In a box of its own, which scrolls where the screen is narrower than the formula.
             mathml = convert(" ".join(block.split()), display="block")
             return self.md.htmlStash.store(f'<div class="formula">{mathml}</div>')
@@ -50,8 +56,9 @@ class Formulas(Preprocessor):
 
 class FormulasExtension(Extension):
     def extendMarkdown(self, md: Markdown) -> None:
-        # After whitespace is normalised (30), which would break placeholders; before HTML (20).
-        md.preprocessors.register(Formulas(md), "formulas", 25)
+        # After whitespace is normalised (30), which would break placeholders; before blocks of code
+        # (25) and HTML (20).
+        md.preprocessors.register(Formulas(md), "formulas", 27)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -77,7 +84,7 @@ def on_page_content(html: str, page: Page, files: Files, **_: object) -> str:
 
 def on_post_page(output: str, page: Page, **_: object) -> str:
     """Fails the build where a formula was not drawn, or a page fetches from elsewhere."""
-    if re.search(r"math::|:math:|wzxhzdk", output):
+    if re.search(r"math::|:math:|language-math|\$<code>|wzxhzdk", output):
         raise PluginError(f"{page.file.src_uri}: a formula was not drawn")
     fetched = FETCHED.search(output)
     # The theme asks GitHub about a repository that it is told of.

@@ -42,7 +42,7 @@ def prefill(model: SmolLM2, cache: list[KVCache], tokens: Array, start: Array) -
 def next_logits(
     model: SmolLM2, cache: list[KVCache], tokens: Array, position: Array
 ) -> tuple[Array, list[KVCache]]:
-    """Reads one token a row: returns the logits of the next, [batch, vocabulary], and the cache."""
+    """Reads a token per row: returns the logits of the next, [batch, vocabulary], and the cache."""
     logits, cache = model(tokens[:, None], position, cache)
     return logits[:, 0], cache
 
@@ -55,7 +55,7 @@ def decode(
     key: Array,
     settings: Settings,
 ) -> tuple[Array, Array, list[KVCache]]:
-    """Reads one token a row, then draws the next: returns it, the logits and the cache.
+    """Reads one token per row, then draws the next: returns it, the logits and the cache.
 
     The settings are traced like any other array: changing them compiles nothing.
     """

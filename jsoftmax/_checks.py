@@ -226,7 +226,7 @@ def check_batch(
     *,
     of_hidden: bool = False,
 ) -> None:
-    """Check that a number a row, or one for all, has a shape that broadcasts to the batch's."""
+    """Check that a number per row, or one for all, has a shape that broadcasts to the batch's."""
     if broadcast(shape, batch) != batch:
         raise ValueError(
             f"{function}: {argument} must be a number or broadcast to the batch shape {batch} "
@@ -421,7 +421,7 @@ def check_key(function: str, key: object) -> Array:
         )
     if key.ndim != (0 if typed else 1):
         raise ValueError(
-            f"{function}: key must be a single PRNG key (use jax.vmap for one key a row), "
+            f"{function}: key must be a single PRNG key (use jax.vmap for one key per row), "
             f"got shape {key.shape}"
         )
     data = jnp.asarray(key)

@@ -51,8 +51,8 @@ def entropy(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
         shape without `axis`). Traced: a new value does not recompile.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
       An array of the batch shape and the logits' float dtype, between 0 and log V.
@@ -135,8 +135,8 @@ def kl_divergence(
       temperature: T >= 0, of both; a number or an array that broadcasts to the batch shape (the
         logits' shape without `axis`). Traced: a new value does not recompile. Distillation weighs
         this loss by T^2, so that its gradient keeps its size.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
       An array of the batch shape and the logits' float dtype (of two dtypes: the one both are

@@ -79,7 +79,7 @@ def entry_at(x: Array, index: Array, along: Along) -> Array:
 
 
 def pick(bits: Array, weight: Array, along: Along) -> Array:
-    """As `draw`, in one level: from (2, *batch, 1) bits and at most a few hundred weights a row.
+    """As `draw`, in one level: from (2, *batch, 1) bits and at most a few hundred weights per row.
 
     A weight's share of the sum is rounded down to a multiple of 2 ** -(30 + low_bits), kept in two
     words.

@@ -67,7 +67,7 @@ def fenchel_young_loss(
       where: boolean, broadcasts to the logits' shape: True where a class is allowed. A row in which
         nothing is allowed is ignored: ``where=(labels >= 0)[..., None]``.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
 
     Returns:
       An array of the batch shape and the logits' float dtype, never negative. float16 and bfloat16

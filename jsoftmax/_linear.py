@@ -97,7 +97,7 @@ def linear_cross_entropy(
 
     with t and w as in `cross_entropy`. The vocabulary is taken in blocks, twice: the backward pass
     computes the logits again (four matrix products in all, where the plain computation has three).
-    What is kept in between is a few numbers a row.
+    What is kept in between is a few numbers per row.
 
     Args:
       hidden: h, real numbers of shape [..., D].
@@ -116,9 +116,9 @@ def linear_cross_entropy(
         and memory, and the result by rounding only.
       precision: of the matrix products, as in ``jax.lax.dot``.
       axis_name: the mesh axis, or axes, that split the vocabulary (the last axis of weight, and
-        bias) inside ``jax.shard_map``. What crosses devices is a few numbers a row, and in the
-        backward pass the gradient of `hidden`. Use it where mesh axes of any kind split the
-        vocabulary: the partitioner alone gathers a weight of several blocks.
+        bias) inside ``jax.shard_map`` and only there. What crosses devices is a few numbers per
+        row, and in the backward pass the gradient of `hidden`. Without it, on mesh axes of any
+        kind, XLA gathers a weight of several blocks: a `shard_map` spares that.
 
     Returns:
       A float32 array of the batch shape (float64 if hidden or weight is), the loss of each row.
@@ -195,8 +195,8 @@ def linear_log_prob(
         tokens were sampled at.
       block_size: how many columns of the weight a block has; static.
       precision: of the matrix products, as in ``jax.lax.dot``.
-      axis_name: the mesh axis, or axes, that split the vocabulary inside ``jax.shard_map``. Use it
-        where mesh axes split it, as in `linear_cross_entropy`.
+      axis_name: the mesh axis, or axes, that split the vocabulary, inside ``jax.shard_map`` and
+        only there. Without it XLA gathers, as in `linear_cross_entropy`.
 
     Returns:
       A float32 array of the batch shape (float64 if hidden or weight is).

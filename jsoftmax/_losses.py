@@ -63,8 +63,8 @@ def cross_entropy(
         classes.
       z_loss: w >= 0 and finite, likewise: the weight of the squared logarithm of the normaliser,
         which keeps the logits from drifting.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
       An array of the batch shape and the logits' float dtype, the loss of each row: take its mean,
@@ -114,7 +114,7 @@ def cross_entropy(
 
 
 class Parts(NamedTuple):
-    """What a loss is made of, a number a row. Only `peak` has no derivative."""
+    """What a loss is made of, a number per row. Only `peak` has no derivative."""
 
     peak: Array
     """The largest entry, a constant of the derivative: L depends on it as on a fixed shift."""

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 def everywhere(x: Array) -> Array:
     """The same array, whole on every device: Explicit meshes do not sort or group what they split.
 
-    For a number an example: what crosses devices is O(batch).
+    For a number per example: what crosses devices is O(batch).
     """
     if not any(jax.typeof(x).sharding.spec):
         return x
@@ -20,7 +20,7 @@ def everywhere(x: Array) -> Array:
 
 
 def lie_as(x: Array, rows: Array) -> Array:
-    """The array, of one number a row or for all, split over Explicit mesh axes as the rows are.
+    """The array, of one number per row or for all, split over Explicit mesh axes as the rows are.
 
     An operation of both may refuse one that is whole on every device, or split where they are not.
     """

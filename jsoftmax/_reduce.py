@@ -103,7 +103,7 @@ def row_exact_sweep(
 def _exact_sums_of_shards(
     sums: list[tuple[Array, Array]], along: Along
 ) -> list[tuple[Array, Array]]:
-    # Of each sum one number a row crosses.
+    # Of each sum one number per row crosses.
     if not along.axis_name:
         return sums
     totals = lax.psum([total + lack for total, lack in sums], along.axis_name)
@@ -219,7 +219,7 @@ def _varying(x: Array) -> frozenset[Hashable]:
 def row_cumsum(x: Array, along: Along) -> tuple[Array, Array]:
     """Inclusive prefix sums along the whole row, which lies along the last axis, and its sum.
 
-    The shards' totals are placed in a vector of one slot a shard and summed over the mesh, which
+    The shards' totals are placed in a vector of one slot per shard and summed over the mesh, which
     every shard then holds alike: an all-reduce of O(batch x shards).
     """
     local = jnp.cumsum(x, axis=-1, dtype=x.dtype)

@@ -37,7 +37,7 @@ def gumbel_softmax(
     says how near y is to one-hot.
 
     Args:
-      key: one PRNG key, typed or raw. For a key a row, use ``jax.vmap``.
+      key: one PRNG key, typed or raw. For a key per row, use ``jax.vmap``.
       logits: real numbers of any shape with at least one dimension.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
         shape without `axis`). Traced: a new value does not recompile.

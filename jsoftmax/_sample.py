@@ -1,6 +1,6 @@
 """Sampling: draws from what a truncation keeps, without looking for its cut, and log-probabilities.
 
-A draw takes three wide uniforms a row, however large the vocabulary; top-p makes two or more.
+A draw takes three wide uniforms per row, however large the vocabulary; top-p makes two or more.
 """
 
 from functools import partial
@@ -40,7 +40,7 @@ def sample(
     .. math:: P(i) \propto \exp(x_i / T) \text{ for } i \text{ in } \mathrm{truncation\_mask}(x)
 
     Args:
-      key: one PRNG key, typed or raw. For a key a row, use ``jax.vmap``.
+      key: one PRNG key, typed or raw. For a key per row, use ``jax.vmap``.
       logits: real numbers of any shape with at least one dimension.
       temperature: T >= 0. T = 0 is greedy decoding: the lowest index among the largest, whatever
         the key.
@@ -49,10 +49,10 @@ def sample(
       min_p: as in `min_p_mask`; None is off, and costs nothing.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. The same key
-        must be given on every shard. The token is the same on 1, 2, 4 and 8 shards of an axis that
-        8 divides, else it follows the same distribution. Use it where Auto mesh axes split `axis`:
-        the partitioner alone gathers rows.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        The same key must be given on every shard. The token is the same on 1, 2, 4 and 8 shards of
+        an axis that 8 divides, else it follows the same distribution. Without it, on Auto mesh
+        axes, XLA gathers the rows: a `shard_map` spares that.
 
     Each setting is a number or an array that broadcasts to the batch shape (the logits' shape
     without `axis`), and is traced: a new value does not recompile.
@@ -105,7 +105,7 @@ def sample_and_log_prob(
     The probability is that of the distribution drawn from: truncated and renormalised.
 
     Args:
-      key: one PRNG key, typed or raw. For a key a row, use ``jax.vmap``.
+      key: one PRNG key, typed or raw. For a key per row, use ``jax.vmap``.
       logits: real numbers of any shape with at least one dimension.
       temperature: T >= 0. At T = 0 the log-probability is -log(number of largest entries).
       top_k: as k of `top_k_mask`; None is off.
@@ -113,10 +113,10 @@ def sample_and_log_prob(
       min_p: as in `min_p_mask`; None is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. The same key
-        must be given on every shard. The token is the same on 1, 2, 4 and 8 shards of an axis that
-        8 divides, else it follows the same distribution. Use it where Auto mesh axes split `axis`:
-        the partitioner alone gathers rows.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        The same key must be given on every shard. The token is the same on 1, 2, 4 and 8 shards of
+        an axis that 8 divides, else it follows the same distribution. Without it, on Auto mesh
+        axes, XLA gathers the rows: a `shard_map` spares that.
 
     Returns:
       (token, log_prob): token as `sample` gives for the same key; log_prob of the batch shape and

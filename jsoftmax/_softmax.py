@@ -57,8 +57,9 @@ def softmax(
         count as absent, whatever they hold.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
         shape without `axis`). Traced: a new value does not recompile.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers sums of pieces there.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes of CPUs, XLA gathers sums of pieces: a `shard_map` spares
+        that.
 
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
@@ -108,8 +109,8 @@ def log_softmax(
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
       An array of the logits' shape and float dtype: for T = 1 float32 is within 4 eps max(1,
@@ -155,8 +156,8 @@ def logsumexp(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
       keepdims: True or False, static: keep `axis`, with size one.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
       An array of the batch shape and the logits' float dtype. Its gradient is `softmax`.

@@ -62,7 +62,7 @@ def sparsemax(
         count as absent, whatever they hold.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
         shape without `axis`). Traced: a new value does not recompile.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
 
     Returns:
       An array of the logits' shape and float dtype (integers become the default float), within
@@ -118,7 +118,7 @@ def entmax(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed. Other entries
         count as absent, whatever they hold.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
 
     Returns:
       An array of the logits' shape and float dtype (integers become the default float), within

@@ -28,7 +28,7 @@ def solve(z: Array, peak: Array, alpha: Array | float, along: Along) -> tuple[Ar
 
     Args:
       z: float32 or float64, at most 0; -inf where an entry is absent.
-      peak: max x, of one entry a row: -inf where a row is empty, NaN where it is to be NaN.
+      peak: max x, of one entry per row: -inf where a row is empty, NaN where it is to be NaN.
       alpha: an array that broadcasts to `peak`, in [1, 4] or NaN; or 1.5 or 2, for the closed
         forms.
       along: where a row lies.

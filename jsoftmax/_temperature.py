@@ -35,7 +35,7 @@ def temperature_scale(
       axis: the axis that holds a row (the limit T = 0 needs its largest entry).
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed. Others become
         -inf.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
 
     Returns:
       An array of the logits' shape and float dtype, computed in float32 or wider and rounded once.

@@ -32,7 +32,7 @@ def min_p_mask(
         is off; min_p >= 1 keeps the mode only.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
 
     Returns:
       A boolean array of the logits' shape. The threshold is taken on the logits, x_i - max x >=
@@ -75,8 +75,8 @@ def epsilon_mask(
         epsilon <= 0 is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
       A boolean array of the logits' shape.
@@ -118,8 +118,8 @@ def eta_mask(
       epsilon: a number or an array that broadcasts to the batch shape. Traced. epsilon <= 0 is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use it where
-        Auto mesh axes split `axis` on CPUs: the partitioner alone gathers short rows there.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
       A boolean array of the logits' shape.
@@ -166,7 +166,7 @@ def top_n_sigma_mask(
         0 is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
 
     Returns:
       A boolean array of the logits' shape.

@@ -52,8 +52,8 @@ def top_k_mask(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       ties: "all" keeps every entry that equals the k-th largest, so that equal entries are treated
         alike; "first" keeps exactly k, lowest index first, as ``jax.lax.top_k``.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use
-        it where Auto mesh axes split `axis`: the partitioner alone gathers the largest entries.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes, XLA gathers the largest entries: a `shard_map` spares that.
 
     Returns:
       A boolean array of the logits' shape.
@@ -101,8 +101,9 @@ def top_p_mask(
         that of the distribution over these entries.
       ties: "all" keeps every entry that equals the least probable one kept; "first" keeps the
         smallest set, lowest index first.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use
-        it with ties="first" where Auto mesh axes split `axis`: the partitioner alone gathers rows.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes, XLA gathers the rows for ties="first": a `shard_map` spares
+        that.
 
     Returns:
       A boolean array of the logits' shape. It is exact, but for entries whose cumulative mass is
@@ -154,9 +155,9 @@ def typical_mask(
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       ties: "all" keeps every entry as typical as the least typical one kept; "first" keeps the
         smallest set, lowest index first.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. Use
-        it with ties="first", and on CPUs always, where Auto mesh axes split `axis`: the
-        partitioner alone gathers rows.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes, XLA gathers the rows for ties="first", and on CPUs always: a
+        `shard_map` spares that.
 
     Returns:
       A boolean array of the logits' shape. Entries whose cumulative mass, or whose distance from
@@ -211,9 +212,9 @@ def truncation_mask(
       min_p: as in `min_p_mask`; None is off, and costs nothing.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      axis_name: the mesh axis, or axes, that split `axis` inside ``jax.shard_map``. With
-        top_k, use it where Auto mesh axes split `axis`: the partitioner alone gathers the largest
-        entries.
+      axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
+        Without it, on Auto mesh axes, XLA gathers the largest entries for top_k: a `shard_map`
+        spares that.
 
     Each setting is a number or an array that broadcasts to the batch shape (the logits' shape
     without `axis`), and is traced: a new value does not recompile.

@@ -1,7 +1,6 @@
 """Every static argument error: its type, and a message with the function, the argument and the
 value."""
 
-import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -221,7 +220,6 @@ def test_ties(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", KEYED, ids=str)
 def test_key(entry: Entry) -> None:
-    call = functools.partial(entry.function)
     for bad, kind in (
         (0, TypeError),
         (None, TypeError),
@@ -229,7 +227,7 @@ def test_key(entry: Entry) -> None:
         (np.zeros(2, np.float32), TypeError),
         (jnp.zeros((2,), jnp.int32), TypeError),
     ):
-        expect(kind, lambda b=bad: call(b, X), entry.name, "key")
+        expect(kind, lambda b=bad: entry.function(b, X), entry.name, "key")
     for bad in (
         jax.random.split(jax.random.key(0), 2),
         jax.random.split(jax.random.PRNGKey(0), 3),
@@ -237,7 +235,7 @@ def test_key(entry: Entry) -> None:
     ):
         expect(
             ValueError,
-            lambda b=bad: call(b, X),
+            lambda b=bad: entry.function(b, X),
             entry.name,
             "key",
             str(bad.shape).strip("()").rstrip(","),

@@ -430,7 +430,7 @@ class TestMesh:
 
 class TestMemory:
     def test_what_the_backward_pass_keeps(self) -> None:
-        """Beside its inputs a few numbers a row."""
+        """Beside its inputs a few numbers per row."""
         hidden, weight = jnp.zeros((32, 16)), jnp.zeros((16, 5000))
         label = jnp.zeros(32, jnp.int32)
 

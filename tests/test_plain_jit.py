@@ -83,7 +83,7 @@ def test_explicit_with_the_batch_split(entry: Entry, static: dict[str, str]) -> 
 def test_vmap_over_an_axis_that_an_explicit_mesh_splits(
     entry: Entry, static: dict[str, str], length: int
 ) -> None:
-    """As a server draws, with a key a row; and a gradient a row."""
+    """As a server draws, with a key per row; and a gradient per row."""
     keys = jax.random.split(jax.random.key(4), BATCH)
     settings: dict[str, Any] = entry.setting() | static
     x = X[:, :length]

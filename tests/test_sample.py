@@ -202,7 +202,7 @@ def test_successive_keys_are_independent_and_the_same_key_repeats(key: jax.Array
     np.testing.assert_array_equal(tokens, draw(keys))
     assert (tokens[1:] == tokens[:-1]).mean() < 0.2
     counts = np.bincount(tokens, minlength=100)
-    assert_fits(counts, reference.over_rows(reference.softmax_row, x, 1.0), "one key a draw")
+    assert_fits(counts, reference.over_rows(reference.softmax_row, x, 1.0), "one key per draw")
 
 
 def test_typed_and_raw_keys_agree() -> None:

@@ -154,7 +154,7 @@ def test_masks_that_keep_the_wrong_entries() -> None:
     with fails(r"row \(\) keeps an entry that is not allowed"):
         testing.assert_mask_keeps(np.ones(3, bool), holes)
     testing.assert_mask_keeps(np.ones(3, bool), np.array([0.0, np.nan, 1.0], np.float32))
-    # A temperature a row.
+    # A temperature per row.
     p = np.array([[0.5, 0.3, 0.15, 0.05]] * 2, np.float32)
     logits, temperature = np.log(p), np.array([1.0, 0.5])
     nucleus = jsoftmax.truncation_mask(logits, temperature=temperature, top_p=0.9)

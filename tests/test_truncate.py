@@ -1,7 +1,6 @@
 """Every mask on every class of row, against the sorted float64 reference."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +39,10 @@ COMBINATIONS: tuple[dict[str, float], ...] = (
     {"temperature": 1.0, "top_k": 40, "top_p": 0.0},
 )
 ALL = {"temperature": 1.0, "top_k": 0.0, "top_p": 1.0, "min_p": 0.0}
+ONE_SETTING = [entry for entry in MASKS if len(entry.settings) == 1]
 FRONTS = [
-    (entry, ties) for entry in MASKS[:-1] for ties in (("all", "first") if entry.ties else (None,))
+    (entry, ties) for entry in ONE_SETTING for ties in (("all", "first") if entry.ties else (None,))
 ]
-REFERENCES: dict[str, Callable[..., Any]] = {entry.name: entry.row for entry in MASKS}
 
 
 def grid(logits: Row, count: int) -> Row:
@@ -189,7 +188,7 @@ def test_never_empty_where_something_is_allowed(entry: Entry) -> None:
 def test_infinite_settings() -> None:
     """The limits: an infinite k, p or n keeps all, and a row without spread is no exception."""
     x = np.array([[1.0, 1.0, 1.0], [0.0, 1.0, 5.0]], np.float32)
-    for entry in MASKS[:-1]:
+    for entry in ONE_SETTING:
         (name,) = entry.settings
         if name in ("k", "p", "mass", "n"):
             np.testing.assert_array_equal(
@@ -200,7 +199,7 @@ def test_infinite_settings() -> None:
 
 
 def test_real_logits() -> None:
-    x = np.asarray(real_logits.load(), np.float32)[:24]
+    x = real_logits.load()
     for entry, ties in FRONTS:
         (name,) = entry.settings
         static = {} if ties is None else {"ties": ties}

@@ -60,7 +60,6 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "relaxed::test_edges",
             "sample::test_broken_rows_give_a_token_in_range_and_a_nan",
             "select::test_a_broken_row_keeps_every_allowed_entry",
-            "select::test_broken_rows_keep_every_allowed_entry",
             "sharded::test_equals_dense",
             "sharded::test_gradients_equal_dense",
             "sparse::test_alpha_out_of_range",

@@ -251,7 +251,7 @@ batched = jax.tree.map(lambda *rows: jnp.array(rows), *settings.values())
 
 @jax.jit
 def step(model, cache, tokens, place, key, settings):
-    """Reads a token a row, and draws the next one."""
+    """Reads a token per row, and draws the next one."""
     logits, cache = next_logits(model, cache, tokens, place)
     drawn, log_prob = jsoftmax.sample_and_log_prob(key, logits, **settings)
     return drawn, log_prob, logits, cache
@@ -317,4 +317,4 @@ ax = plot.entropy_trace(rows[row], tokens=labels, mask=kept[row], ax=ax)
 # - A truncation is a mask; masks compose through `where=`.
 # - Top-p follows the entropy of the text, top-k does not.
 # - At a high temperature a rule of mass lets the tail in; min-p and top-n-sigma do not.
-# - `sample` takes all settings, one for all or one a row, and compiles once.
+# - `sample` takes all settings, one for all or one per row, and compiles once.

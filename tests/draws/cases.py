@@ -39,7 +39,7 @@ class Case:
     """Whether each row has a key of its own, by `jax.vmap`."""
     others: bool = False
     """Whether after every row stands one with other logits and other settings, which is not
-    counted: then every setting is an array, a number a row."""
+    counted: then every setting is an array, a number per row."""
     keys: Literal["split", "fold_in", "chain"] = "split"
     """Where the key of a step is from: an entry of one split, the step's number folded into one
     key, or what is left of splitting off one key after the other."""

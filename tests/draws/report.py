@@ -170,7 +170,7 @@ the truncation; or, where it says so, 40 with a tail of 10, or 49152 with one of
 fall as 1 / (rank + 2).
 
 - **vmap**: each row has a key of its own; else one key serves a call.
-- **others**: every setting is an array, a number a row, and after every row stands one with other
+- **others**: every setting is an array, a number per row, and after every row stands one with other
   logits and other settings, which is not counted.
 
 - **kept**: entries that the truncation leaves, by the float64 reference. Others are never drawn:

@@ -101,7 +101,7 @@ def alike(
 def compared(
     entry: Entry, got: list[Row], batch: Batch, settings: Numbers, where: Row | None = None
 ) -> Verdict:
-    """With a call on the whole batch, [N, V], with a setting a row and a mask an entry."""
+    """With a call on the whole batch, [N, V], with a setting per row and a mask of every entry."""
     where = batch.where if where is None else where
     facts = Facts(batch.x, where, settings)
     want = outcome(entry, batch.x, where, settings)

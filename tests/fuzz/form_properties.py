@@ -103,7 +103,7 @@ def settings_of_any_form(entry: Entry, batch: Batch, settings: Numbers) -> Verdi
 
 @holds_for(lambda _, traits: traits.axis, light=False)
 def masks_of_any_form(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
-    """No mask, one for all rows, one entry a row."""
+    """No mask, one for all rows, one entry per row."""
     form = batch.one_of((None, batch.where[0], batch.where[:, :1]), entry)
     whole = np.broadcast_to(True if form is None else form, batch.x.shape).copy()
     return compared(entry, outcome(entry, batch.x, form, settings), batch, settings, whole)
@@ -148,7 +148,7 @@ def _one(entry: Entry, mapped: bool) -> Callable[..., Any]:
 
 @holds_for(lambda _, traits: traits.axis, light=False)
 def vmapped_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
-    """Under vmap a row has the result that it has in the batch; with a key a row, that of the row
+    """Under vmap a row has the result that it has in the batch; with a key per row, that of the row
     alone."""
     keys = jax.random.split(jax.random.key(KEY), len(batch.x))
     given = keys, batch.x, batch.where, settings

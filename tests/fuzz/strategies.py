@@ -41,13 +41,13 @@ class Batch:
     kept: Row
     """The columns that are not removed, the first two among them."""
     shift: Row
-    """A whole number a row."""
+    """A whole number per row."""
     factor: Row
-    """A temperature a row: a power of two in every other one."""
+    """A temperature per row: a power of two in every other one."""
     tangent: Row
     cotangent: Row
     slope: Row
-    """Tangents of the temperature, one a row."""
+    """Tangents of the temperature, one per row."""
 
     @property
     def length(self) -> int:
