@@ -6,6 +6,8 @@ depend neither on the order of summation nor on how the row is sharded, and an e
 1e-7 is drawn as often as it should be.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -30,11 +32,11 @@ def draw(bits: Array, row: Row, floor: Array, blocks: Array) -> Array:
     """
     along = row.along
     block = pick(bits[:2], blocks, along)
-    count, size = blocks.shape[-1], row.x.shape[-1]
+    count, size = blocks.shape[-1], row.logits.shape[-1]
     local = block - shard_index(along) * count if along.axis_name else block
     blocks_here = blocks_of(size, shard_count(along))
-    entries, start = block_at(row.x, jnp.clip(local, 0, count - 1), blocks_here)
-    weight = row.kept_weight(entries, floor)
+    entries, start = block_at(row.logits, jnp.clip(local, 0, count - 1), blocks_here)
+    weight = row.kept_weight(row.widened(entries), floor)
     index = jnp.clip(start + _pick_in_block(bits[2:], weight), 0, max(size - 1, 0))
     if not along.axis_name:
         return index
@@ -45,20 +47,22 @@ def draw(bits: Array, row: Row, floor: Array, blocks: Array) -> Array:
 def _pick_in_block(bits: Array, weight: Array) -> Array:
     """As `draw`, among the entries of a block: first one of its groups, then an entry of that."""
     length = weight.shape[-1]
-    if length <= _GROUP:
+    # As many groups as a group has entries, if there are many: `pick` takes few weights.
+    size = max(_GROUP, math.isqrt(length))
+    if length <= size:
         return pick(bits[2:], weight, Along(-1))
-    fill = [(0, 0)] * (weight.ndim - 1) + [(0, -length % _GROUP)]
-    groups = jnp.pad(weight, fill).reshape(*weight.shape[:-1], -(-length // _GROUP), _GROUP)
+    fill = [(0, 0)] * (weight.ndim - 1) + [(0, -length % size)]
+    groups = jnp.pad(weight, fill).reshape(*weight.shape[:-1], -(-length // size), size)
     group = pick(bits[:2], jnp.sum(groups, axis=-1), Along(-1))
     group = jnp.clip(group, 0, groups.shape[-2] - 1)
     inside = jnp.take_along_axis(groups, group[..., None], axis=-2)[..., 0, :]
-    return group * _GROUP + pick(bits[2:], inside, Along(-1))
+    return group * size + pick(bits[2:], inside, Along(-1))
 
 
 def blocks_in_window(row: Row, floor: Array, window: Window) -> Array:
     """As `row.blocks_kept`, where the window holds all entries above the floor."""
     weight = row.kept_weight(window.x, floor)
-    blocks = blocks_of(row.x.shape[-1])
+    blocks = blocks_of(row.logits.shape[-1])
     shape = (*weight.shape, blocks.number)
     places = lax.broadcasted_iota(jnp.int32, shape, weight.ndim)
     inside = blocks.of(window.place)[..., None] == places

@@ -44,15 +44,15 @@ def keep(row: Row, settings: Settings) -> Kept:
     if top_p is None:
         return Kept(floor, *rest)
 
-    def weight_of(x: Array) -> Array:
-        return row.at(x).masses_above([floor])[0]
+    def weight_of(logits: Array) -> Array:
+        return row.at(logits).masses_above([floor])[0]
 
     if window is None:
-        total = weight_of(row.x)
+        total = weight_of(row.logits)
         return Kept(select_top_p(row, floor, total, top_p_limit(total, top_p)).floor, *rest)
     weight = row.weight(window.x, floor)
     in_window = jnp.sum(weight, axis=-1, keepdims=True)
-    total = where_needed(~complete & ~row.invalid, weight_of, row.x, in_window)
+    total = where_needed(~complete & ~row.invalid, weight_of, row.logits, in_window)
     limit = top_p_limit(total, top_p)
     searched = select_top_p(row, floor, total, jnp.where(complete, jnp.inf, limit)).floor
     above = jnp.cumsum(weight, axis=-1) - weight
@@ -77,19 +77,21 @@ def cut(row: Row, kept: Kept) -> Array:
 
 def select_top_k(row: Row, k: Array) -> tuple[Selection, Window | None, Array]:
     """The k largest entries and those that equal the least of them; the window, and if complete."""
-    size = row_size(row.x, row.along)
+    size = row_size(row.logits, row.along)
     on = (k > 0) & (k < size)
     count = jnp.where(on, jnp.ceil(k), 1)
     window, complete, least = None, jnp.zeros_like(on), jnp.full_like(row.peak, -jnp.inf)
     # Across shards the windows would have to be gathered.
-    if not row.along.axis_name and row.x.shape[-1] > 0:
+    if not row.along.axis_name and row.logits.shape[-1] > 0:
         window = window_of(row.x)
         held = window.x.shape[-1]
         least = jnp.take_along_axis(
             window.x, jnp.clip(count.astype(jnp.int32) - 1, 0, held - 1), axis=-1
         )
         least = jnp.where(on, least, -jnp.inf)
-        complete = (window.rest == -jnp.inf) | (on & (count <= held) & (least > window.rest))
+        # Denormals are equal to zero here, also where the processor keeps them apart.
+        apart = step_down(least) >= window.rest
+        complete = (window.rest == -jnp.inf) | (on & (count <= held) & apart)
         complete &= ~row.invalid
     ones = counting(row)
     target = count.astype(ones.at(row.peak).dtype)
@@ -104,7 +106,7 @@ def select_top_k(row: Row, k: Array) -> tuple[Selection, Window | None, Array]:
 
 def counting(row: Row) -> Weights:
     """Every entry counts as one: a float where that counts exactly, like all else of a sweep."""
-    dtype = row.x.dtype if row_size(row.x, row.along) < 2**24 else np.dtype(np.int32)
+    dtype = row.peak.dtype if row_size(row.logits, row.along) < 2**24 else np.dtype(np.int32)
     return Weights(
         entries=lambda _: jnp.ones((), dtype), at=lambda x: jnp.ones_like(x, dtype), exact=True
     )

@@ -70,8 +70,8 @@ class Row(NamedTuple):
     agree to the last bit on what is kept.
     """
 
-    x: Array
-    """The logits in the compute dtype, -inf where disallowed. They order the entries."""
+    logits: Array
+    """-inf where disallowed. In their own dtype: what loops hold is stored and read so."""
     peak: Array
     scale: Scale | None
     """None is T = 1."""
@@ -84,19 +84,32 @@ class Row(NamedTuple):
     """NaN or +inf among the logits, or a setting that is NaN."""
     along: Along
 
-    def at(self, x: Array) -> "Row":
+    @property
+    def x(self) -> Array:
+        """The logits in the compute dtype. They order the entries."""
+        return self.widened(self.logits)
+
+    def widened(self, logits: Array) -> Array:
+        """These logits in the compute dtype."""
+        return logits.astype(self.peak.dtype)
+
+    def at(self, logits: Array) -> "Row":
         """The row with its logits taken from here, where they are tied to a round of a loop."""
-        return self._replace(x=x)
+        return self._replace(logits=logits)
 
     def z(self, x: Array) -> Array:
         """(x - max x) / T of these entries."""
         return _z(x, self.peak, self.scale)
 
-    def weights(self, x: Array) -> Array:
-        """The weights of all entries, where x are all logits."""
+    def weights(self, logits: Array) -> Array:
+        """The weights of all entries, whose logits these are."""
+
+        def computed(logits: Array) -> Array:
+            return jnp.exp(self.z(self.widened(logits)))
+
         if self.mass is None:
-            return jnp.exp(self.z(x))
-        return stored_on_cpus(self.mass, lambda x: jnp.exp(self.z(x)), x)
+            return computed(logits)
+        return stored_on_cpus(self.mass, computed, logits)
 
     def weight(self, x: Array, floor: Array) -> Array:
         """The weights of these entries, 0 where they are not above the floor."""
@@ -132,17 +145,21 @@ class Row(NamedTuple):
         """Sum over every block of a function of the logits and their weights."""
         shards = shard_count(self.along)
 
-        def computed(x: Array) -> Array:
-            return block_sum(x, shards, of=lambda x: of(x, jnp.exp(self.z(x))))
+        def computed(logits: Array) -> Array:
+            def of_piece(piece: Array) -> Array:
+                x = self.widened(piece)
+                return of(x, jnp.exp(self.z(x)))
+
+            return block_sum(logits, shards, of=of_piece)
 
         if self.mass is None:
-            sums = computed(self.x)
+            sums = computed(self.logits)
         else:
             sums = lax.platform_dependent(
-                self.x,
+                self.logits,
                 self.mass,
-                cpu=lambda x, mass: block_sum(of(x, mass), shards),
-                default=lambda x, _: computed(x),
+                cpu=lambda logits, mass: block_sum(of(self.widened(logits), mass), shards),
+                default=lambda logits, _: computed(logits),
             )
         # A sum of these is then no other sum over the row, whatever else is computed of them.
         return lax.optimization_barrier(sums)
@@ -153,7 +170,7 @@ class Row(NamedTuple):
 
     def masses_above(self, pivots: Sequence[Array]) -> list[Array]:
         """Weight of the entries above each pivot, as the cut of top-p is found by."""
-        weights = self.weights(self.x)
+        weights = self.weights(self.logits)
         return row_sweep(
             self.along, sums=[jnp.where(self.x > pivot, weights, 0) for pivot in pivots]
         )
@@ -163,8 +180,8 @@ class Row(NamedTuple):
     ) -> Selection:
         """The largest entries above the floor whose weight, of this total, reaches the target."""
         return select(
-            self.x,
-            lambda x: x,
+            self.logits,
+            self.widened,
             weights,
             target,
             total=total,
@@ -241,7 +258,7 @@ def row_of(
     mass = None
     if (weighed or top_p is not None) and top_k is None:
         mass = lax.optimization_barrier(jnp.exp(_z(x, peak, scale)))
-    row = Row(x, peak, scale, mass, floor, min_p, invalid, along)
+    row = Row(logits, peak, scale, mass, floor, min_p, invalid, along)
     return row, Settings(temperature, top_k, top_p, min_p)
 
 
@@ -259,7 +276,7 @@ def row_and_number(
 
 def log_ratio(ratio: Array) -> Array:
     """log(ratio) for a threshold on z: at most 0, which keeps the mode, and -inf for ratio <= 0."""
-    return jnp.log(jnp.clip(ratio, 0, 1))
+    return jnp.minimum(jnp.log(jnp.clip(ratio, 0, 1)), 0)
 
 
 def surprise(row: Row) -> tuple[Callable[[Array], Array], Array]:

@@ -173,9 +173,9 @@ def _sample_and_log_prob(
     key, logits, settings = vary_alike((key, logits, settings), besides=along.axis_name)
     row, effective = row_of(logits, settings, along, weighed=True)
     kept = keep(row, effective)
-    token = _draw_truncated(key, row, effective, kept)
     floor = cut(row, kept)
-    logit = entry_at(row.x, token, row.along)
+    token = _draw_truncated(key, row, effective, kept, floor)
+    logit = row.widened(entry_at(row.logits, token, row.along))
     log_prob = row.z(logit) - _log_total(row, settings, kept, floor)
     log_prob = jnp.where(logit == -jnp.inf, -jnp.inf, log_prob)
     log_prob = jnp.where(row.invalid & (row.peak != -jnp.inf), jnp.nan, log_prob)
@@ -197,19 +197,19 @@ def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
         z = row.z(x)
         return jnp.where(row.keeps(x, floor), z, -jnp.inf) if settings.truncate else z
 
-    def of_row(x: Array) -> Array:
-        return log_sum_exp(x, kept_z, row.along, stored)[1]
+    def of_row(logits: Array) -> Array:
+        return log_sum_exp(row.widened(logits), kept_z, row.along, stored)[1]
 
     stored = row.mass
     if stored is not None and settings.truncate:
         stored = jnp.where(row.keeps(row.x, floor), stored, 0)
 
     if kept.window is None:
-        return of_row(row.x)
+        return of_row(row.logits)
     weight = row.kept_weight(kept.window.x, floor)
     # The first is the largest entry, and weighs one.
     of_window = jnp.log1p(jnp.sum(weight[..., 1:], axis=-1, keepdims=True))
-    return where_needed(~kept.complete & ~row.invalid, of_row, row.x, of_window)
+    return where_needed(~kept.complete & ~row.invalid, of_row, row.logits, of_window)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
@@ -254,13 +254,17 @@ def _differentiable_jvp(
     return log_prob, tangent
 
 
-def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Array:
+def _draw_truncated(
+    key: Array, row: Row, settings: Settings, kept: Kept, floor: Array | None = None
+) -> Array:
     """Draw from what T, top-k and min-p keep, until top-p keeps the entry drawn.
 
     Top-p keeps an entry if the mass above it is less than its limit. A round draws two entries and
     weighs what lies above them; the first that is kept is the draw. If neither is, the next round
     draws from the entries above both: the nucleus is among them, and what is drawn at last follows
     the distribution over the nucleus exactly. No round looks for the cut, and few rows need two.
+
+    Where the cut is known, as a floor below all that is kept, nothing is weighed.
     """
     limit = kept.limit
 
@@ -276,32 +280,39 @@ def _draw_truncated(key: Array, row: Row, settings: Settings, kept: Kept) -> Arr
         # Before the loop: a key that is used inside of one counts as used again and again.
         bits = uniform_bits(key)
 
-        def once(x: Array) -> Array:
-            return draw(bits, row.at(x), kept.floor, blocks)
+        def once(logits: Array) -> Array:
+            return draw(bits, row.at(logits), kept.floor, blocks)
 
         # A loop of one round: a TPU's compiler lays the logits out anew for a draw outside of one.
         drawable = ~row.invalid & (row.peak > -jnp.inf)
-        return where_needed(drawable, once, row.x, jnp.zeros_like(row.peak, jnp.int32))
+        return where_needed(drawable, once, row.logits, jnp.zeros_like(row.peak, jnp.int32))
 
     def again(state: Draw) -> Draw:
         # Tied to the round: no compiler takes the weights out of the loop, to be stored.
-        tied = row.at(lax.optimization_barrier((row.x, state.rounds))[0])
+        tied = row.at(lax.optimization_barrier((row.logits, state.rounds))[0])
         bits = uniform_bits(jax.random.fold_in(key, state.rounds), 2)
         tokens = jax.vmap(lambda bits: draw(bits, tied, state.pivot, state.blocks))(bits)
-        entries = jax.vmap(lambda token: entry_at(tied.x, token, row.along))(tokens)
+        entries = jax.vmap(lambda token: entry_at(tied.logits, token, row.along))(tokens)
         # Tied to each other: a GPU's compiler then weighs both in one pass.
-        entries = lax.optimization_barrier(entries)
-        refused = [mass >= limit for mass in tied.masses_above(entries)]
+        entries = list(row.widened(lax.optimization_barrier(entries)))
+        if floor is None:
+            refused = [mass >= limit for mass in tied.masses_above(entries)]
+        else:
+            refused = [entry <= floor for entry in entries]
         token = jnp.where(refused[0], tokens[1], tokens[0])
         pivot = jnp.maximum(*entries)
         unfinished = state.unfinished & refused[0] & refused[1]
         pivot = jnp.where(unfinished, pivot, state.pivot)
+
+        def further(logits: Array) -> Array:
+            return row.at(logits).blocks_kept(pivot)
+
         return Draw(
             state.rounds + 1,
             jnp.where(state.unfinished, token, state.token),
             unfinished,
             pivot,
-            where_needed(unfinished, lambda x: row.at(x).blocks_kept(pivot), tied.x, state.blocks),
+            where_needed(unfinished, further, tied.logits, state.blocks),
         )
 
     token = jnp.zeros_like(row.peak, jnp.int32)
@@ -315,8 +326,8 @@ def _blocks_kept(row: Row, settings: Settings, kept: Kept) -> Array:
     if kept.window is not None:
         return where_needed(
             ~kept.complete & ~row.invalid,
-            lambda x: row.at(x).blocks_kept(kept.floor),
-            row.x,
+            lambda logits: row.at(logits).blocks_kept(kept.floor),
+            row.logits,
             blocks_in_window(row, kept.floor, kept.window),
         )
     if settings.top_k is None and settings.min_p is None:

@@ -96,8 +96,8 @@ def select(
     """Find the smallest set of highest scores whose weight reaches the target.
 
     Args:
-      x: the logits, [..., V].
-      score: the score of every entry, given the logits.
+      x: the logits, [..., V], of any float dtype.
+      score: the score of every entry, given the logits: of the dtype of the peak.
       weights: at least 0, given the logits: floats, or integers.
       target: above 0, per row.
       total: the weight of all entries above the floor, or more, per row.

@@ -216,13 +216,13 @@ def _eta_mask(logits: Array, epsilon: Array, along: Along) -> Array:
 def _top_n_sigma_mask(logits: Array, n: Array, along: Along) -> Array:
     row, n = row_and_number(logits, n, along)
     allowed = row.x > -jnp.inf
-    ones = allowed.astype(row.x.dtype)
+    ones = allowed.astype(row.peak.dtype)
     count, least = row_sweep(row.along, sums=[ones], minima=[jnp.where(allowed, row.x, jnp.inf)])
     count = jnp.maximum(count, 1)
     # In units of the row's range, and far from both ends of the floats: neither the differences nor
     # their squares overflow, and the unit's reciprocal does not underflow.
     large = jnp.maximum(jnp.abs(row.peak), jnp.abs(least)) > 1
-    unit = jnp.where(large, 2.0**-4, 2.0**60).astype(row.x.dtype)
+    unit = jnp.where(large, 2.0**-4, 2.0**60).astype(row.peak.dtype)
     spread = row.peak * unit - least * unit
     depth = jnp.where(allowed, row.peak * unit - row.x * unit, 0) / jnp.where(spread > 0, spread, 1)
     mean = row_exact_sum_beside(depth, ones, row.along)[0] / count

@@ -315,7 +315,7 @@ def _top_k_mask(logits: Array, k: Array, along: Along, ties: Ties) -> Array:
     selected, *_ = select_top_k(row, k)
     mask = row.mask(selected.floor)
     if ties == "first":
-        mask = keep_first(mask, selected, row.x, lambda x: x, counting(row).entries, row.along)
+        mask = keep_first(mask, selected, row.logits, row.widened, counting(row).entries, row.along)
     return jnp.moveaxis(mask, -1, along.axis)
 
 
@@ -327,7 +327,7 @@ def _top_p_mask(logits: Array, p: Array, along: Along, ties: Ties) -> Array:
     selected = select_top_p(row, row.floor, total, top_p_limit(total, p))
     mask = row.mask(selected.floor)
     if ties == "first":
-        mask = keep_first(mask, selected, row.x, lambda x: x, row.weights, row.along)
+        mask = keep_first(mask, selected, row.logits, row.widened, row.weights, row.along)
     return jnp.moveaxis(mask, -1, along.axis)
 
 
@@ -337,17 +337,19 @@ def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array
     row, mass = row_and_number(logits, mass, along)
     minus_log_p, entropy = surprise(row)
 
-    def score_of(x: Array) -> Array:
+    def score_of(logits: Array) -> Array:
+        x = row.widened(logits)
         return jnp.where(x > -jnp.inf, -jnp.abs(minus_log_p(x) - entropy), -jnp.inf)
 
-    def p_of(x: Array) -> Array:
+    def p_of(logits: Array) -> Array:
+        x = row.widened(logits)
         return jnp.where(x > -jnp.inf, jnp.exp(-minus_log_p(x)), 0)
 
-    stored_score, stored_p = lax.optimization_barrier((score_of(row.x), p_of(row.x)))
+    stored_score, stored_p = lax.optimization_barrier((score_of(row.logits), p_of(row.logits)))
     score = partial(stored_on_cpus, stored_score, score_of)
     weights = partial(stored_on_cpus, stored_p, p_of)
     selected = select(
-        row.x,
+        row.logits,
         score,
         # Of the two entries that may have a score the less probable, and a rounding error less.
         Weights(entries=weights, at=lambda score: 0.99 * jnp.exp(score - entropy)),
@@ -359,7 +361,7 @@ def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array
         wanted=(mass < 1) & ~row.invalid & (row.peak > -jnp.inf),
         along=row.along,
     )
-    mask = (row.x > -jnp.inf) & (score(row.x) >= selected.cut)
+    mask = (row.x > -jnp.inf) & (score(row.logits) >= selected.cut)
     if ties == "first":
-        mask = keep_first(mask, selected, row.x, score, weights, row.along)
+        mask = keep_first(mask, selected, row.logits, score, weights, row.along)
     return jnp.moveaxis(row.unless_invalid(mask), -1, along.axis)

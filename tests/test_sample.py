@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from jsoftmax import log_softmax, sample, sample_and_log_prob, softmax, truncation_mask
+from jsoftmax._draw import _pick_in_block
 from tests import real_logits, reference, rows
 from tests.reference import Row
 from tests.statistics import ALARM, assert_fits
@@ -383,3 +384,12 @@ def test_real_logits(key: jax.Array) -> None:
     tokens = np.concatenate([draw(k, logits) for k in jax.random.split(key, 16)], axis=1)
     for row, probability in zip(tokens, p, strict=True):
         assert_fits(np.bincount(row, minlength=probability.size), probability, "real logits")
+
+
+def test_picks_among_many_groups_of_a_long_block() -> None:
+    """Of the largest rows: 65,536 groups of 64 would be more than a pick can tell apart."""
+    weight = jnp.full((1, 2**22), 2.0**-21).at[0, 0].set(1.0)
+    pick = jax.jit(_pick_in_block)
+    for share, first in ((0.32, True), (0.35, False)):
+        bits = jnp.full((4, 1, 1), int(share * 2**32), jnp.uint32)
+        assert bool(pick(bits, weight)[0, 0] == 0) == first, share
