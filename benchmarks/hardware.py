@@ -297,7 +297,8 @@ def logits() -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", nargs="*", default=[str(target) for target in TARGETS])
-    parser.add_argument("--functions", nargs="+", help="their names; all by default")
+    names = sorted({case.entry.name for case in CASES})
+    parser.add_argument("--functions", nargs="+", choices=names, help="all by default")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     chosen = parser.parse_args()
     cases = [c for c in CASES if chosen.functions is None or c.entry.name in chosen.functions]

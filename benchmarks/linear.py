@@ -42,7 +42,7 @@ class Row(NamedTuple):
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmark of linear_cross_entropy.")
     parser.add_argument("--quick", action="store_true", help="one shape, three calls")
-    parser.add_argument("--cores", type=int, default=2, help="cores to run on (default: 2)")
+    parser.add_argument("--cores", type=run.core_count, default=2, help="to run on (default: 2)")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results"), help="where the table goes"
     )
@@ -155,7 +155,8 @@ def main() -> None:
     lines = [about, "", *table(rows)]
     print("\n".join(lines))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    name = f"linear-jax-{jax.__version__}-{arguments.cores}-cores.md"
+    quick = "-quick" * arguments.quick
+    name = f"linear-jax-{jax.__version__}-{arguments.cores}-cores{quick}.md"
     (arguments.out / name).write_text("\n".join(lines) + "\n")
 
 

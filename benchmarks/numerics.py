@@ -478,8 +478,10 @@ def main() -> None:
     if arguments.seed:
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"numerics-jax-{jax.__version__}.md"
-    if arguments.functions:
+    # What is quick is not put in the place of the whole.
+    path = arguments.out / f"numerics-jax-{jax.__version__}{'-quick' * arguments.quick}.md"
+    in_part = arguments.functions or len(arguments.dtypes) < len(DTYPES)
+    if in_part and path.exists():
         text = merged(path.read_text(encoding="utf-8"), text)
     path.write_text(text, encoding="utf-8")
 

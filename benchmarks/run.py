@@ -44,11 +44,20 @@ class Timing(NamedTuple):
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmark of jsoftmax against its peers.")
     parser.add_argument("--quick", action="store_true", help="fewer inputs and calls: a minute")
-    parser.add_argument("--cores", type=int, default=1, help="cores to run on (default: 1)")
+    parser.add_argument("--cores", type=core_count, default=1, help="to run on (default: 1)")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results"), help="where the files go"
     )
     return parser.parse_args()
+
+
+def core_count(text: str) -> int:
+    """A number of cores that this process has."""
+    pinned = hasattr(os, "sched_getaffinity")
+    count, most = int(text), len(os.sched_getaffinity(0)) if pinned else os.cpu_count() or 1
+    if not 1 <= count <= most:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {most}, got {count}")
+    return count
 
 
 def restart_pinned(cores: int) -> None:
@@ -300,6 +309,8 @@ def main() -> None:
         tables.append(Table(about, headers, [["top-k, top-p, min-p", *times, ratio]]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = f"jax-{jax.__version__}" + f"-{arguments.cores}-cores" * (arguments.cores > 1)
+    # Not in the place of the whole.
+    name += "-quick" * arguments.quick
     write_csv(arguments.out / f"{name}.csv", timings, about)
     write_markdown(arguments.out / f"{name}.md", tables)
     draw(arguments.out / f"{name}.png", timings, about)

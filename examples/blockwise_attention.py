@@ -145,6 +145,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=4096, help="tokens (default: 4096)")
     parser.add_argument("--block", type=int, default=512, help="queries, and keys, of a block")
     arguments = parser.parse_args(argv)
+    if arguments.length < 1 or arguments.block < 1:
+        parser.error("--length and --block must be at least 1")
     layer = BlockwiseAttention(128, 4, block=arguments.block, rngs=nnx.Rngs(0))
     dense = BlockwiseAttention(128, 4, block=arguments.length, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, arguments.length, 128))

@@ -179,7 +179,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.steps = 150 if options.quick else 240
     if options.steps < 1 or options.length < 1 or not options.prompt:
         parser.error("--steps and --length must be at least 1, and --prompt not empty")
-    if min(options.temperature) < 0 or not 0 <= options.top_p <= 1 or not 0 <= options.min_p <= 1:
+    if (
+        not all(t >= 0 for t in options.temperature)
+        or not 0 <= options.top_p <= 1
+        or not 0 <= options.min_p <= 1
+    ):
         parser.error("--temperature must be at least 0, --top-p and --min-p from 0 to 1")
     return options
 
@@ -195,11 +199,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(f"char_transformer.py: error: {error}")
         return 2
     allowed = np.array([character not in options.without for character in corpus.characters])
+    if not allowed.any():
+        note("char_transformer.py: error: --without leaves no character to write")
+        return 2
     sizes = {"num_layers": 2, "width": 64, "window": 64} if options.quick else {}
     config = Config(len(corpus.characters), **sizes)
     if len(corpus.test) <= BATCH * config.window:
-        # The last tenth of the paragraphs.
-        note(f"char_transformer.py: error: too short a text: {len(corpus.test)} to test with")
+        note(
+            f"char_transformer.py: error: too short a text: {len(corpus.test)} characters to test "
+            "with, the last tenth of its paragraphs, which blank lines part"
+        )
         return 2
     model = CharTransformer(config, rngs=nnx.Rngs(options.seed))
     train_key, write_key = jax.random.split(jax.random.key(options.seed))

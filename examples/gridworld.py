@@ -169,9 +169,8 @@ def train(
     learner = Learner(agent, state, four_rooms.start(walks_key, WALKERS))
     curve = [(0, earns(policy(agent)))]
     for done in range(0, updates, CHUNK):
-        numbers = jnp.arange(done, min(done + CHUNK, updates))
-        learner = several(learner, numbers)
-        number = int(numbers[-1]) + 1
+        number = min(done + CHUNK, updates)
+        learner = several(learner, jnp.arange(done, number))
         curve.append((number * WALKERS * LENGTH, earns(policy(learner.agent))))
         show(number, f"earns {curve[-1][1]:.3f}")
     return learner.agent, curve

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -18,13 +19,18 @@ BLUE, VERMILION, GREY = "#2a7fc1", "#d55e00", "#808080"
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, picture: str
 ) -> argparse.Namespace:
-    """Parses the options of a script, and --picture beside them: a file in a folder that exists."""
+    """Parses the options of a script that has a --seed, and --picture: a file that can be drawn."""
     parser.add_argument(
         "--picture", type=Path, default=Path(picture), metavar="FILE", help="where to draw"
     )
     options = parser.parse_args(argv)
     if not options.picture.parent.is_dir():
         parser.error(f"--picture: there is no folder {options.picture.parent}")
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if options.picture.suffix[1:].lower() not in known or options.picture.is_dir():
+        parser.error(f"--picture must be a file that ends in one of {', '.join(known)}")
+    if not 0 <= options.seed < 2**32:
+        parser.error("--seed must be at least 0 and below 2**32")
     return options
 
 
@@ -34,7 +40,9 @@ def of_training(losses: Sequence[float], levels: Mapping[str, float], ax: Axes) 
     *_, result = levels
     for name, height in levels.items():
         level(f"{name} {height:.2f}", height, ax, VERMILION if name == result else GREY)
-    ax.set(xlabel="step", xlim=(0, len(losses)), ylim=(0.9 * min(losses), 3.6))
+    ax.set(
+        xlabel="step", xlim=(0, len(losses)), ylim=(0.9 * min(losses), max(3.6, 1.2 * min(losses)))
+    )
     bare(ax, "loss (nats a character)")
 
 

@@ -56,23 +56,31 @@ def run(options: Namespace, notes: Console) -> bool:
 
     Raises:
       FileNotFoundError: where the model is not installed.
+      ValueError: for a prompt that leaves no room, or more devices than there are.
     """
     checkpoint = Checkpoint()
     prompt = checkpoint.tokenizer.encode(chat(options.prompt)).ids
+    room = checkpoint.config.context_length - len(prompt)
+    if room < 1:
+        raise ValueError(f"the prompt has {len(prompt)} tokens and leaves no room for an answer")
+    devices = jax.devices()[: options.devices]
+    if len(devices) < options.devices:
+        raise ValueError(f"--devices {options.devices}: there are {len(devices)}")
     with notes.status("loading the weights"):
         model = checkpoint.load()
     embedding = model.embedding.embedding[...]
     settings = {"temperature": options.temperature, "top_p": options.top_p}
     if options.top_k is not None:
         settings["top_k"] = options.top_k
-    devices = jax.devices()[: options.devices]
     with notes.status("compiling the output layer"):
         split = Head(mesh(devices), embedding, settings)
         dense = Head(mesh(devices[:1]), embedding, settings)
 
     drawn, drawn_dense = [], []
     with notes.status("writing"):
-        steps = decode(model, prompt, split, jax.random.key(options.seed), options.max_tokens)
+        steps = decode(
+            model, prompt, split, jax.random.key(options.seed), min(options.max_tokens, room)
+        )
         for key, features, token in steps:
             drawn.append(token)
             drawn_dense.append(dense(key, features))

@@ -323,8 +323,12 @@ def check_labels(
             bad &= static and np.broadcast_to(np.asarray(where), shape).any(axis)
         if size and bad.any():
             given = labels if type(labels) is int else np.asarray(labels)[bad].flat[0]
-            how = "" if rows.of_hidden else " (to ignore a row, allow nothing in it by where)"
-            raise ValueError(f"{function}: labels must be in [0, {size}), got {given}{how}")
+            how = "allow nothing in it by where"
+            if rows.of_hidden:
+                how = "give it any label and leave its result out"
+            raise ValueError(
+                f"{function}: labels must be in [0, {size}), got {given} (to ignore a row, {how})"
+            )
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
     if watching():

@@ -134,7 +134,8 @@ def linear_cross_entropy(
 
     Edge cases: as `cross_entropy`; a cap hides no logit of +inf. A label whose class is taken out
     costs inf with gradient 0; a traced label out of range gives NaN with gradient 0, so that
-    ``jnp.where(labels >= 0, loss, 0)`` is safe; a row of nothing but -inf costs 0.
+    ``jnp.where(labels >= 0, loss, 0)`` is safe (for `checked` give padding a label in range, as by
+    ``jnp.maximum(labels, 0)``); a row of nothing but -inf costs 0.
 
     Source: Milakov and Gimelshein (2018), the online normaliser; Wijmans et al. (2024), Cut your
     losses in large-vocabulary language models.

@@ -59,7 +59,8 @@ def sample(
 
     Returns:
       int32 array of the batch shape: indices along `axis` (of the whole axis, and the same on every
-      shard, with `axis_name`). An entry outside `truncation_mask` is never drawn.
+      shard, with `axis_name`). An entry outside `truncation_mask` is never drawn (but at the edge
+      of the nucleus, by rounding, where this program sums in another order than that of the mask).
 
     Raises:
       TypeError: logits are not real numbers, `where` is not boolean, or `key` is not a key.

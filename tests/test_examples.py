@@ -427,6 +427,13 @@ class TestShardedDecode:
         assert status == 1
         assert "the text is another" in capsys.readouterr().err
 
+    def test_no_room_and_no_devices_are_told(self, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert sharded_decode.main([" word" * 9000]) == 2
+        assert "leaves no room for an answer" in capsys.readouterr().err
+        monkeypatch.setattr(jax, "devices", lambda: [None])
+        assert sharded_decode.main([FRANCE]) == 2
+        assert "--devices 8: there are 1" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         "argv", [["Hi", "--devices", "3"], ["Hi", "--temperature", "-1"], ["Hi", "--seed", "-1"]]
     )

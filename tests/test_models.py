@@ -76,6 +76,26 @@ def test_a_picture_that_cannot_be_written_is_an_error_at_once(
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("script", [char_transformer, digits, gridworld])
+@pytest.mark.parametrize(
+    "options",
+    [["--picture", "a.foo"], ["--picture", "."], ["--seed", "-1"], ["--seed", str(2**40)]],
+    ids=str,
+)
+def test_options_that_would_fail_at_the_end_are_refused_at_once(
+    script: ModuleType, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        script.parse(options)
+    assert options[0] in capsys.readouterr().err
+
+
+def test_settings_of_the_text_that_are_no_numbers() -> None:
+    for options in (["--temperature", "nan"], ["--top-p", "nan"], ["--min-p", "2"]):
+        with pytest.raises(SystemExit, match="2"):
+            char_transformer.parse(options)
+
+
 def silent(_done: int, _words: str) -> None:
     """No progress."""
 
@@ -394,6 +414,12 @@ class TestGridworld:
     @pytest.fixture
     def agent(self) -> gridworld.Agent:
         return gridworld.Agent(16, key=jax.random.key(0))
+
+    def test_one_update_alone_and_one_more_than_are_made_at_once(self, key: jax.Array) -> None:
+        for updates in (1, gridworld.CHUNK + 1):
+            with jax.numpy_dtype_promotion("standard"):  # For optax.
+                _, curve = gridworld.train(updates=updates, key=key, show=silent)
+            assert curve[-1][0] == updates * gridworld.WALKERS * gridworld.LENGTH
 
     def test_moves_are_legal_and_lead_on(self, agent: gridworld.Agent, key: jax.Array) -> None:
         walks = four_rooms.start(key, 500)
