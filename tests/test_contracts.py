@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 from jax import export
+from jax.experimental import checkify
 
 import jsoftmax
 from tests import rows
@@ -710,3 +711,11 @@ def test_an_empty_batch_of_long_rows(entry: Entry, shape: tuple[int, ...]) -> No
     for leaf in jax.tree.leaves(entry(jnp.zeros(shape), **entry.setting())):
         kept = shape if entry.kind in ("map", "mask") else shape[:-1]
         assert leaf.shape == kept
+
+
+@every_function
+def test_checkify_meets_no_nan_beside_what_is_absent(entry: Entry) -> None:
+    """Not on the way either: `checkify` looks at every operation of a program."""
+    x = jnp.array([[1.0, 2.0, -jnp.inf, 0.5], [3.0, -jnp.inf, -jnp.inf, 1.0]])
+    checked = checkify.checkify(lambda x: entry(x, **entry.setting()), checkify.nan_checks)
+    assert checked(x)[0].get() is None

@@ -259,3 +259,19 @@ def test_blocks_are_summed_at_any_rank(platform: str, monkeypatch: pytest.Monkey
         np.testing.assert_array_equal(jax.jit(block_sum)(x), sums)
         most = np.maximum.reduceat(x, np.arange(0, 2064, 1000), -1)
         np.testing.assert_array_equal(jax.jit(lambda x: block_max(x, 1000))(x), most)
+
+
+STORED = ("top_p_mask", "typical_mask")
+"""These store what CPUs read: the weights of all entries, in float32."""
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("entry", [e for e in FUNCTIONS if e.kind in ("mask", "token")], ids=str)
+def test_half_precision_rows_are_held_as_they_are(entry: Entry, platform: str) -> None:
+    """What a loop carries is stored: rows of bfloat16 in float32 would be read twice as slowly."""
+    x = jax.ShapeDtypeStruct((8, 4096), jnp.bfloat16)
+    traced = jax.jit(lambda x: entry(x, **entry.setting())).trace(x)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    loops = [line for line in text.splitlines() if "stablehlo.while" in line]
+    assert sum("8x4096xf32" in line for line in loops) <= (entry.name in STORED)
+    assert all("8x4096xbf16" in line for line in loops)

@@ -12,9 +12,17 @@ import pytest
 from jax import lax
 
 import jsoftmax
-from tests import reference, rows, test_numerics, test_select, test_sharded, test_truncate
+from tests import (
+    reference,
+    rows,
+    test_contracts,
+    test_numerics,
+    test_select,
+    test_sharded,
+    test_truncate,
+)
 from tests.compare import assert_mask
-from tests.registry import Entry
+from tests.registry import FUNCTIONS, Entry
 from tests.statistics import assert_fits
 
 pytestmark = pytest.mark.slow
@@ -72,3 +80,8 @@ def test_draws(key: jax.Array) -> None:
 
 def test_shards() -> None:
     test_sharded.test_the_number_of_shards_does_not_decide_the_token({"top_p": 0.9}, 8192)
+
+
+def test_checkify_meets_no_nan_beside_what_is_absent() -> None:
+    for entry in FUNCTIONS:
+        test_contracts.test_checkify_meets_no_nan_beside_what_is_absent(entry)
