@@ -18,6 +18,7 @@ import jsoftmax
 from checkpoint import Checkpoint, chat
 from collectives import Collective, collectives
 from decoding import CHUNK, prefill
+from session import RequestError
 from smollm2 import SmolLM2
 
 
@@ -56,16 +57,16 @@ def run(options: Namespace, notes: Console) -> bool:
 
     Raises:
       FileNotFoundError: where the model is not installed.
-      ValueError: for a prompt that leaves no room, or more devices than there are.
+      RequestError: for a prompt that leaves no room, or more devices than there are.
     """
     checkpoint = Checkpoint()
     prompt = checkpoint.tokenizer.encode(chat(options.prompt)).ids
     room = checkpoint.config.context_length - len(prompt)
     if room < 1:
-        raise ValueError(f"the prompt has {len(prompt)} tokens and leaves no room for an answer")
+        raise RequestError(f"the prompt has {len(prompt)} tokens and leaves no room for an answer")
     devices = jax.devices()[: options.devices]
     if len(devices) < options.devices:
-        raise ValueError(f"--devices {options.devices}: there are {len(devices)}")
+        raise RequestError(f"--devices {options.devices}: there are {len(devices)}")
     with notes.status("loading the weights"):
         model = checkpoint.load()
     embedding = model.embedding.embedding[...]

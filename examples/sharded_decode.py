@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         same = sharded.run(options, notes)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, sharded.RequestError) as error:
         print(f"sharded_decode.py: error: {error}", file=sys.stderr)
         return 2
     return 0 if same else 1

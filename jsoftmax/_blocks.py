@@ -59,7 +59,8 @@ def block_max(x: Array, length: int) -> Array:
 def block_sum(x: Array, shards: int = 1, *, of: Callable[[Array], Array] | None = None) -> Array:
     """Sum of each block of the last axis, which is split over so many shards.
 
-    Of a function of the entries, where one is given, that is taken entry by entry.
+    Of a function of the entries, where one is given, that is taken entry by entry; its dtype is
+    that of the sums.
     """
     blocks = blocks_of(x.shape[-1], shards)
     return _reduce_blocks(x, blocks, 0.0, lax.add, jnp.sum, of or (lambda x: x))
@@ -134,7 +135,7 @@ def _reduce_blocks(
         return found.reshape(*batch, -1)
 
     if x.size == 0:
-        return jnp.full((*batch, blocks.number), identity, x.dtype)
+        return jnp.full((*batch, blocks.number), identity, jax.eval_shape(of, x).dtype)
     if blocks.part <= length:
         return reduce(in_parts(of(x)), axis=-1)
     return lax.platform_dependent(x, cpu=windows, tpu=slices, default=reshaped)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._blocks import block_at, blocks_of
+from jsoftmax._checks import compute_dtype
 from jsoftmax._reduce import row_cumsum, row_max, row_size, row_sum, shard_count, shard_index
 from jsoftmax._row import Row
 from jsoftmax._typing import Along
@@ -79,7 +80,9 @@ def entry_at(x: Array, index: Array, along: Along) -> Array:
     local = index - shard_index(along) * size
     mine = (local >= 0) & (local < size)
     entry = jnp.take_along_axis(x, jnp.clip(local, 0, size - 1), axis=-1)
-    return row_sum(jnp.where(mine, entry, jnp.zeros_like(entry)), along)
+    # XLA:CPU dies of a sum over some of a mesh's axes in bfloat16.
+    entry = entry.astype(compute_dtype(x.dtype))
+    return row_sum(jnp.where(mine, entry, jnp.zeros_like(entry)), along).astype(x.dtype)
 
 
 def pick(bits: Array, weight: Array, along: Along) -> Array:

@@ -78,7 +78,7 @@ class OnlineSoftmax(NamedTuple):
 
         Raises:
           TypeError: batch is no tuple or list of integers, features is no integer, or dtype is
-            neither float32 nor float64 (which needs ``jax_enable_x64``).
+            neither float32 nor float64 (float32 too, without ``jax_enable_x64``).
           ValueError: a size below 0.
         """
         name = "OnlineSoftmax.empty"

@@ -265,7 +265,7 @@ def _draw_truncated(
     draws from the entries above both: the nucleus is among them, and what is drawn at last follows
     the distribution over the nucleus exactly. No round looks for the cut, and few rows need two.
 
-    Where the cut is known, as a floor below all that is kept, nothing is weighed.
+    Where the cut is known, as a floor below all that is kept, the entries are compared with it.
     """
     limit = kept.limit
 

@@ -8,7 +8,14 @@ transformation and no compiler leaves a check out while it needs the result.
 
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Hashable,
+)
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -137,6 +144,9 @@ def checked(
                 with _WATCH(watch):
                     result = function(*args, **kwargs)
                     if isinstance(result, Generator | AsyncGenerator | Awaitable):
+                        if isinstance(result, Coroutine):
+                            # Else Python warns that nobody awaited it.
+                            result.close()
                         raise TypeError(_RUNS_LATER)
                     jax.block_until_ready(result)
             except Exception as error:
@@ -157,7 +167,7 @@ def _in_transformation(arguments: object) -> bool:
     try:
         leaves = jax.tree.leaves(arguments)
     except ValueError:
-        # No tree for jax, such as a dict of keys that have no order: no transformation takes it.
+        # No tree for jax, such as a dict of keys that have no order: jit, vmap and grad refuse it.
         return False
     return any(isinstance(leaf, Tracer) for leaf in leaves)
 

@@ -708,9 +708,17 @@ def test_a_mask_keeps_all_of_a_long_row_with_a_nan(entry: Entry) -> None:
 @pytest.mark.parametrize("shape", [(0, 100), (0, 1000), (0, 3000), (2, 0, 2000), (0, 50257)])
 @pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
 def test_an_empty_batch_of_long_rows(entry: Entry, shape: tuple[int, ...]) -> None:
-    for leaf in jax.tree.leaves(entry(jnp.zeros(shape), **entry.setting())):
-        kept = shape if entry.kind in ("map", "mask") else shape[:-1]
-        assert leaf.shape == kept
+    for dtype in (jnp.float32, jnp.bfloat16):
+        for leaf in jax.tree.leaves(entry(jnp.zeros(shape, dtype), **entry.setting())):
+            kept = shape if entry.kind in ("map", "mask") else shape[:-1]
+            assert leaf.shape == kept
+
+
+@every_function
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_without_an_entry(entry: Entry, dtype: str) -> None:
+    for leaf in jax.tree.leaves(entry(jnp.zeros((3, 0), dtype), **entry.setting())):
+        assert leaf.shape == ((3, 0) if entry.kind in ("map", "mask") else (3,))
 
 
 @every_function

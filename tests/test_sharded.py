@@ -1,6 +1,7 @@
 """axis_name: inside `shard_map` every function means what it means dense, on every kind of mesh."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jsoftmax
@@ -288,3 +289,57 @@ def test_prefix_sums_over_shards_at_any_rank(shape: tuple[int, ...]) -> None:
     prefix, total = jax.jit(summed)(x)
     np.testing.assert_array_equal(prefix, np.cumsum(x, -1))
     np.testing.assert_array_equal(total, x.sum(-1, keepdims=True))
+
+
+def narrow_sums(program: str) -> list[str]:
+    """The types of what is summed over devices in half precision."""
+    sums = re.findall(r'"stablehlo\.all_reduce"[\s\S]*?\}\) : \((tensor<[^)]*)\) ->', program)
+    return [types for types in sums if "bf16" in types or "xf16" in types]
+
+
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=str)
+def test_what_crosses_of_half_precision_is_wide(entry: Entry) -> None:
+    """XLA:CPU dies of a sum in bfloat16 over some axes of a mesh, and not by an exception."""
+    mesh = jax.make_mesh((2, 4), ("batch", "vocab"), (AxisType.Auto,) * 2)
+    out = P(None, "vocab") if entry.kind in ("map", "mask") else P(None)
+    of_shards = jax.shard_map(
+        lambda x: entry(x, axis_name="vocab", **entry.setting()),
+        mesh=mesh,
+        axis_names={"vocab"},
+        in_specs=P(None, "vocab"),
+        out_specs=(out, out) if entry.pair else out,
+    )
+    x = jax.ShapeDtypeStruct((4, 2048), jnp.bfloat16)
+    program = jax.jit(of_shards).lower(x).as_text()
+    assert "all_reduce" in program
+    assert not narrow_sums(program)
+    if entry.differentiable or entry.pair:
+
+        def total(x: jax.Array) -> jax.Array:
+            y = of_shards(x)
+            return jnp.sum((y[1] if entry.pair else y).astype(jnp.float32))
+
+        assert not narrow_sums(jax.jit(jax.grad(total)).lower(x).as_text())
+
+
+def test_a_narrow_sum_is_seen() -> None:
+    mesh = jax.make_mesh((8,), ("vocab",), (AxisType.Auto,))
+    summed = jax.shard_map(
+        lambda x: jax.lax.psum(x, "vocab"), mesh=mesh, in_specs=P("vocab"), out_specs=P()
+    )
+    for dtype, seen in ((jnp.bfloat16, True), (jnp.float16, True), (jnp.float32, False)):
+        program = jax.jit(summed).lower(jax.ShapeDtypeStruct((8,), dtype)).as_text()
+        assert bool(narrow_sums(program)) == seen
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_draws_of_half_precision_over_some_axes_of_a_mesh(dtype: str) -> None:
+    x = jnp.asarray(np.stack([rows.normal(1024, 3.0, seed) for seed in range(4)]), dtype)
+    mesh = jax.make_mesh((2, 4), ("batch", "vocab"), (AxisType.Explicit,) * 2)
+    placed = jax.device_put(x, NamedSharding(mesh, P(None, "vocab")))
+    key = jax.random.key(0)
+    want = jsoftmax.sample_and_log_prob(key, x, top_p=0.9)
+    got = jsoftmax.sample_and_log_prob(key, placed, top_p=0.9)
+    np.testing.assert_array_equal(got[0], want[0])
+    chex.assert_trees_all_close(jax.device_get(got[1]), jax.device_get(want[1]), atol=0.02)
+    np.testing.assert_array_equal(jsoftmax.sample(key, placed, top_p=0.9), want[0])
