@@ -602,7 +602,7 @@ def test_gradients_of_a_linear_loss_add_up_over_blocks() -> None:
             hidden, weight, labels, logit_softcap=cap, temperature=temperature, block_size=3
         ).sum()
 
-    at = jnp.array([1.0, 2.0, 5.0]), jnp.array([0.7, 1.0, 1.5])
+    at = np.float32([1.0, 2.0, 5.0]), np.float32([0.7, 1.0, 1.5])
     got, want = (jax.jit(jax.grad(function, (0, 1)))(*at) for function in (by_blocks, dense))
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

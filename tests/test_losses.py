@@ -575,7 +575,7 @@ def test_the_weight_of_an_absent_class_need_be_no_number(
 
 
 def test_an_infinite_z_loss_has_no_nan_in_its_gradient() -> None:
-    x = jnp.array([3e38, 0.0, -jnp.inf])
+    x = jnp.array([3e38, 0.0, -jnp.inf], jnp.float32)
 
     def loss(x: jax.Array, t: jax.Array) -> jax.Array:
         return jsoftmax.cross_entropy(x, jnp.array(0), z_loss=1e-4, temperature=t)

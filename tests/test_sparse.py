@@ -483,8 +483,8 @@ def test_newton_finds_a_threshold_above_alpha_2_in_few_sweeps(alpha: float) -> N
     """Bisection takes 25 to 30."""
     x = rows.normals(8, 512)
     z = jnp.asarray(x - x.max(-1, keepdims=True))
-    solved = jax.jit(lambda z, a: solve(z, jnp.zeros((8, 1)), a, Along(1))[1])
-    assert solved(z, jnp.full((8, 1), alpha)) <= 15
+    solved = jax.jit(lambda z, a: solve(z, jnp.zeros((8, 1), z.dtype), a, Along(1))[1])
+    assert solved(z, jnp.full((8, 1), alpha, z.dtype)) <= 15
 
 
 def test_entmax_of_alpha_one_has_a_temperature() -> None:
