@@ -142,12 +142,16 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "fenchel_young::test_labels_out_of_range",
             "losses::TestLabels::test_settings_out_of_range",
             "losses::TestLabels::test_static_labels_out_of_range",
+            "losses::TestLabels::test_wide_labels_that_are_static",
+            "losses::test_minus_one_is_not_off",
             "relaxed::test_errors",
             "sparse::test_alpha_out_of_range",
             "torch::test_labels_that_are_an_error",
+            "truncate::test_a_large_static_k_is_off_and_not_wrapped",
         ),
-        "a setting that lies on one device has to go to all of a mesh": (
+        "a setting or a key that lies on one device has to go to all of a mesh": (
             "plain_jit::test_settings_of_eager_calls_without_a_mesh_around_them",
+            "sharded::test_draws_of_half_precision_over_some_axes_of_a_mesh",
         ),
         "without jit as well, every constant is a transfer": (
             "checked::test_in_other_worlds",
