@@ -29,6 +29,7 @@ SHARD_MAP_GRADIENTS = (
     "linear::TestMesh",
     "online::test_across_devices",
     "sharded::test_gradients_equal_dense",
+    "sharded::test_what_crosses_of_half_precision_is_wide",
 )
 ALL_SHARDS = (*SHARD_MAP_GRADIENTS, "sharded", "calibration::TestContract::test_split_over_devices")
 
