@@ -315,7 +315,11 @@ class TestEdges:
             ({"hidden": jnp.float32(1)}, ValueError, r"hidden must have shape \[..., D\]"),
             ({"labels": LABELS.astype(np.float32)}, TypeError, "labels must be integers.*float32"),
             ({"labels": LABELS[0]}, ValueError, r"batch shape \(2, 3\) \(hidden's .*\(3,\)"),
-            ({"labels": np.full((2, 3), V)}, ValueError, r"labels must be in \[0, 37\), got 37$"),
+            (
+                {"labels": np.full((2, 3), V)},
+                ValueError,
+                r"labels must be in \[0, 37\), got 37 \(to ignore a row, give it any label",
+            ),
             ({"bias": jnp.zeros(3)}, ValueError, r"bias must have the shape \(37,\).*\(3,\)"),
             ({"bias": "b"}, TypeError, "bias must be an array"),
             ({"logit_softcap": 0.0}, ValueError, "logit_softcap must be a number > 0.*0.0"),

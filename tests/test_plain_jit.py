@@ -63,7 +63,7 @@ def test_auto(entry: Entry, static: dict[str, str]) -> None:
         # The page would be wrong the other way round too.
         with pytest.raises(AssertionError):
             assert_small(found, 64 * BATCH * SHARDS)
-        assert "where Auto" in " ".join((entry.function.__doc__ or "").split())
+        assert "on Auto mesh axes" in " ".join((entry.function.__doc__ or "").split())
     else:
         assert_small(found, 64 * BATCH * SHARDS)
 
