@@ -206,11 +206,13 @@ def check_setting(
         _check_static(function, argument, np.asarray(value), rows.compute_dtype)
     check_batch(function, argument, array.shape, rows.batch, of_hidden=rows.of_hidden)
     name = argument.removeprefix("top_")
+    # Not of `rows`: the program that is checked keeps the function, and would keep a tracer.
+    dtype = rows.compute_dtype
     array = watch_values(
         function,
         argument,
         array,
-        lambda x: _refused(name, x, _MEANT, rows.compute_dtype),
+        lambda x: _refused(name, x, _MEANT, dtype),
         _meant(name),
         heeded,
     )

@@ -494,3 +494,10 @@ def test_size_zero(shape: tuple[int, ...]) -> None:
     assert jsoftmax.checked(jsoftmax.kl_divergence)(x, x).shape == shape[:-1]
     losses = jsoftmax.checked(jsoftmax.cross_entropy)(x, x)
     np.testing.assert_array_equal(losses, np.zeros(shape[:-1]))
+
+
+def test_what_is_checked_of_a_setting_keeps_no_tracer() -> None:
+    """The program keeps what looks at its values, which once kept the logits of the trace."""
+    heated = jsoftmax.checked(jax.jit(jsoftmax.calibration.brier_score))
+    with jax.checking_leaks():
+        heated(GOOD, jnp.array([0, 3, 5, 1]), weights=jnp.ones(4), temperature=jnp.ones(4))
