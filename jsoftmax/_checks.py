@@ -8,7 +8,7 @@ import math
 import operator
 from collections.abc import Hashable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -293,7 +293,8 @@ def check_labels(
     nothing: such a label is ignored. Where a `distribution` may be given, it comes back as it is.
     At run time a label is ignored in a row with nothing allowed and where it is not `heeded`.
     """
-    array = _as_array(function, "labels", _short(labels))
+    short = _short(labels)
+    array = _as_array(function, "labels", short)
     shape, axis = rows.logits.shape, rows.along.axis
     if distribution and jnp.issubdtype(array.dtype, jnp.floating):
         if array.shape != shape:
@@ -318,7 +319,7 @@ def check_labels(
             f"({_batch_is(rows.of_hidden)}), got shape {array.shape}{also}"
         )
     if isinstance(labels, int | np.ndarray | np.generic):
-        numbers = np.asarray(_short(labels))
+        numbers = np.asarray(short)
         bad = (numbers < 0) | (numbers >= size)
         if where is not None:
             static = isinstance(where, bool | np.ndarray | np.generic)
@@ -370,13 +371,14 @@ def check_count(
     return count
 
 
-def _integer(function: str, argument: str, value: object, kind: str) -> int:
+def _integer(function: str, argument: str, value: SupportsIndex, kind: str) -> int:
+    error = TypeError(f"{function}: {argument} must be {kind}, got {value!r}")
+    if isinstance(value, bool | np.bool_):
+        raise error
     try:
-        if not isinstance(value, bool | np.bool_):
-            return operator.index(value)  # pyright: ignore[reportArgumentType]
+        return operator.index(value)
     except TypeError:
-        pass
-    raise TypeError(f"{function}: {argument} must be {kind}, got {value!r}")
+        raise error from None
 
 
 def check_choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
