@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.typing import ColorType
 
-from jsoftmax._checks import Rows, check_mask, check_rows, check_temperature
+from jsoftmax._checks import Rows, check_count, check_mask, check_rows, check_temperature
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Setting
 
@@ -90,6 +90,13 @@ def check_numbers(function: str, argument: str, numbers: Array | None) -> None:
     """Refuse the NaN that a checked setting is where a traced function would return NaN."""
     if numbers is not None and np.isnan(np.asarray(numbers)).any():
         raise ValueError(f"{function}: {argument} must be >= 0, got a negative number or NaN")
+
+
+def check_top(function: str, top: int) -> int:
+    """How many entries are shown, at least one."""
+    if isinstance(top, bool):
+        raise ValueError(f"{function}: top must be at least 1, got top={top}")
+    return check_count(function, "top", top)
 
 
 def check_labels(

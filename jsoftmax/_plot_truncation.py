@@ -8,7 +8,6 @@ from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from jsoftmax._checks import check_count
 from jsoftmax._picture import (
     BLUE,
     QUIET,
@@ -17,6 +16,7 @@ from jsoftmax._picture import (
     Labels,
     SortedRow,
     check_labels,
+    check_top,
     draw_bars,
     font_points,
     headline,
@@ -88,7 +88,7 @@ def kept_set(
     function = "plot.kept_set"
     row = sorted_row(function, logits, where, temperature)
     kept = row.sorted_mask(function, "mask", mask)
-    shown = min(check_count(function, "top", top), len(row.order))
+    shown = min(check_top(function, top), len(row.order))
     name = check_labels(function, "labels", labels, row.size, "entry of the vocabulary")
     ax = open_axes(function, ax)
     columns = _columns(ax, row, shown)
@@ -170,7 +170,7 @@ def compare_truncations(
     function = "plot.compare_truncations"
     row = sorted_row(function, logits, where, temperature)
     kept = _check_masks(function, masks, row)
-    shown = min(check_count(function, "top", top), len(row.order))
+    shown = min(check_top(function, top), len(row.order))
     name = check_labels(function, "labels", labels, row.size, "entry of the vocabulary")
     ax = open_axes(function, ax, 1.4 + 0.35 * len(kept))
     columns = _columns(ax, row, shown)
