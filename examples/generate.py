@@ -61,7 +61,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[dict[str, float
     count = longest if options.samples is None else options.samples
     if count < 1 or options.max_tokens < 1:
         parser.error("--samples and --max-tokens must be at least 1")
-    if not all(0 <= share <= 1 for share in (*options.top_p, *options.min_p)):
+    # NaN, too, is the library's to refuse.
+    if any(share < 0 or share > 1 for share in (*options.top_p, *options.min_p)):
         parser.error("--top-p and --min-p must be from 0 to 1")
     if not 0 <= options.seed < 2**32:
         parser.error("--seed must be at least 0 and below 2**32")
