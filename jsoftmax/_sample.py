@@ -175,9 +175,11 @@ def _sample_and_log_prob(
     row, effective = row_of(logits, settings, along, weighed=True)
     kept = keep(row, effective)
     floor = cut(row, kept)
+    # Tied: summed before a token is drawn, the two do not need room at once.
+    floor, log_total = lax.optimization_barrier((floor, _log_total(row, settings, kept, floor)))
     token = _draw_truncated(key, row, effective, kept, floor)
     logit = row.widened(entry_at(row.logits, token, row.along))
-    log_prob = row.z(logit) - _log_total(row, settings, kept, floor)
+    log_prob = row.z(logit) - log_total
     log_prob = jnp.where(logit == -jnp.inf, -jnp.inf, log_prob)
     log_prob = jnp.where(row.invalid & (row.peak != -jnp.inf), jnp.nan, log_prob)
     # From here on gradients flow: to the logits and the temperature, not through the draw or the
