@@ -49,7 +49,8 @@ def fold(
     """
     while operands[0].shape[axis] > few:
         operands = fold_slabs(operands, identities, combine, _SLABS, axis)
-    return [jnp.expand_dims(x, axis) for x in _reduce(operands, identities, combine, axis)]
+    found = reduce_together(operands, identities, combine, axis)
+    return [jnp.expand_dims(x, axis) for x in found]
 
 
 def fold_slabs(
@@ -60,7 +61,7 @@ def fold_slabs(
     whole = shape[axis] - shape[axis] % slabs
     in_slabs = (*shape[:axis], slabs, whole // slabs, *shape[axis + 1 :])
     on_top = [lax.slice_in_dim(x, 0, whole, axis=axis).reshape(in_slabs) for x in operands]
-    folded = _reduce(on_top, identities, combine, axis)
+    folded = reduce_together(on_top, identities, combine, axis)
     if whole == shape[axis]:
         return list(folded)
     return [
@@ -69,9 +70,21 @@ def fold_slabs(
     ]
 
 
-def _reduce(
+def reduce_together(
     operands: Sequence[Array], identities: Sequence[float], combine: Combine, axis: int
 ) -> Sequence[Array]:
+    """Reduce operands along an axis, which XLA:CPU computes on the way, if there are several.
+
+    A single one it would store first: that is reduced twice.
+    """
+    if len(operands) == 1:
+
+        def twice(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
+            return *combine(left[:1], right[:1]), *combine(left[1:], right[1:])
+
+        both = reduce_together([*operands] * 2, [*identities] * 2, twice, axis)
+        # The barrier keeps the one that is not asked for.
+        return lax.optimization_barrier(tuple(both))[:1]
     pairs = zip(identities, operands, strict=True)
     start = tuple(jnp.asarray(identity, x.dtype) for identity, x in pairs)
     return lax.reduce(tuple(operands), start, combine, (axis,))

@@ -12,6 +12,7 @@ from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dty
 from jsoftmax._normalizer import depth_sum, log_sum_exp
 from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count, vary_alike
 from jsoftmax._select import Selection, Weights, select, step_down
+from jsoftmax._sweep import sum_blocks
 from jsoftmax._typing import Along, Setting
 
 
@@ -135,14 +136,23 @@ class Row(NamedTuple):
 
     def blocks(self) -> Array:
         """Weight of every block."""
-        return self._block_sum(lambda _, weights: weights)
+        return self._block_sum(lambda _, weights: weights, block_sum)
 
     def blocks_kept(self, floor: Array) -> Array:
         """Weight of every block, of its entries that are kept."""
-        return self._block_sum(lambda x, weights: jnp.where(self.keeps(x, floor), weights, 0))
 
-    def _block_sum(self, of: Callable[[Array, Array], Array]) -> Array:
-        """Sum over every block of a function of the logits and their weights."""
+        def of(x: Array, weights: Array) -> Array:
+            return jnp.where(self.keeps(x, floor), weights, 0)
+
+        return self._block_sum(of, sum_blocks)
+
+    def _block_sum(
+        self, of: Callable[[Array, Array], Array], of_stored: Callable[[Array, int], Array]
+    ) -> Array:
+        """Sum over every block of a function of the logits and their weights.
+
+        CPUs take the sums so, where the weights are stored.
+        """
         shards = shard_count(self.along)
 
         def computed(logits: Array) -> Array:
@@ -158,7 +168,7 @@ class Row(NamedTuple):
             sums = lax.platform_dependent(
                 self.logits,
                 self.mass,
-                cpu=lambda logits, mass: block_sum(of(self.widened(logits), mass), shards),
+                cpu=lambda logits, mass: of_stored(of(self.widened(logits), mass), shards),
                 default=lambda logits, _: computed(logits),
             )
         # A sum of these is then no other sum over the row, whatever else is computed of them.

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from jsoftmax._blocks import Blocks, block_at, blocks_of, window_sum
-from jsoftmax._exact import fold_slabs, leading_digits, sum_exactly
+from jsoftmax._exact import fold_slabs, leading_digits, reduce_together, sum_exactly
 
 _PARTS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
@@ -214,6 +214,20 @@ def exact_sum_beside(x: Array, other: Array, axis: int) -> tuple[Array, Array]:
     return lax.platform_dependent(x, other, cpu=together, default=alone)
 
 
+def sum_blocks(x: Array, shards: int) -> Array:
+    """As `block_sum`, for CPUs, of numbers that are not stored: it would store them first."""
+    blocks = blocks_of(x.shape[-1], shards)
+    batch = x.shape[:-1]
+    parts = x.reshape(*batch, blocks.parts, blocks.part)
+    whole = blocks.part - blocks.part % blocks.length
+    in_blocks = parts[..., :whole].reshape(*batch, blocks.parts, -1, blocks.length)
+    folded = fold_slabs([in_blocks], [0.0], _add_all, SLABS, in_blocks.ndim - 1)
+    sums = [jnp.sum(folded[0], axis=-1, dtype=x.dtype)]
+    if whole < max(blocks.part, 1):
+        sums.append(jnp.sum(parts[..., whole:], axis=-1, keepdims=True, dtype=x.dtype))
+    return jnp.concatenate(sums, axis=-1).reshape(*batch, -1)
+
+
 def _add_all(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
     return tuple(a + b for a, b in zip(left, right, strict=True))
 
@@ -266,12 +280,12 @@ def _folded(
     size = rows[0].shape[-1]
     whole = size - size % slabs
     cut = [x[..., :whole].reshape(*x.shape[:-1], slabs, -1) for x in rows]
-    start = [jnp.asarray(kind.identity, x.dtype) for kind, x in zip(kinds, arrays, strict=True)]
 
     def combine(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(kind.combine(a, b) for kind, a, b in zip(kinds, left, right, strict=True))
 
-    folded = lax.reduce(tuple(cut), tuple(start), combine, (cut[0].ndim - 2,))
+    identities = [kind.identity for kind in kinds]
+    folded = reduce_together(cut, identities, combine, cut[0].ndim - 2)
     return folded, None if whole == size else [x[..., whole:] for x in rows]
 
 
