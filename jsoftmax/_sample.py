@@ -175,8 +175,12 @@ def _sample_and_log_prob(
     row, effective = row_of(logits, settings, along, weighed=True)
     kept = keep(row, effective)
     floor = cut(row, kept)
-    # Tied: summed before a token is drawn, the two do not need room at once.
-    floor, log_total = lax.optimization_barrier((floor, _log_total(row, settings, kept, floor)))
+    log_total = _log_total(row, settings, kept, floor)
+    # Tied on CPUs: summed before a token is drawn, the two do not need room at once. Elsewhere it
+    # would keep what crosses devices for both from being sent together.
+    floor, log_total = lax.platform_dependent(
+        floor, log_total, cpu=_tied, default=lambda *numbers: numbers
+    )
     token = _draw_truncated(key, row, effective, kept, floor)
     logit = row.widened(entry_at(row.logits, token, row.along))
     log_prob = row.z(logit) - log_total
@@ -191,6 +195,10 @@ def _sample_and_log_prob(
         temperature = jnp.moveaxis(temperature, along.axis, -1)
     log_prob = _differentiable(x, temperature, token, mask, log_prob, row.along)
     return jnp.squeeze(token, -1), jnp.squeeze(log_prob, -1).astype(logits.dtype)
+
+
+def _tied(*numbers: Array) -> tuple[Array, ...]:
+    return lax.optimization_barrier(numbers)
 
 
 def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
