@@ -176,11 +176,10 @@ def _sample_and_log_prob(
     kept = keep(row, effective)
     floor = cut(row, kept)
     log_total = _log_total(row, settings, kept, floor)
-    # Tied on CPUs: summed before a token is drawn, the two do not need room at once. Elsewhere it
-    # would keep what crosses devices for both from being sent together.
-    floor, log_total = lax.platform_dependent(
-        floor, log_total, cpu=_tied, default=lambda *numbers: numbers
-    )
+    if not row.along.axis_name:
+        # Tied: summed before a token is drawn, the two do not need room at once. (Where rows are
+        # split, what crosses devices for both would not be sent together.)
+        floor, log_total = lax.optimization_barrier((floor, log_total))
     token = _draw_truncated(key, row, effective, kept, floor)
     logit = row.widened(entry_at(row.logits, token, row.along))
     log_prob = row.z(logit) - log_total
@@ -195,10 +194,6 @@ def _sample_and_log_prob(
         temperature = jnp.moveaxis(temperature, along.axis, -1)
     log_prob = _differentiable(x, temperature, token, mask, log_prob, row.along)
     return jnp.squeeze(token, -1), jnp.squeeze(log_prob, -1).astype(logits.dtype)
-
-
-def _tied(*numbers: Array) -> tuple[Array, ...]:
-    return lax.optimization_barrier(numbers)
 
 
 def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
