@@ -219,12 +219,14 @@ def sum_blocks(x: Array, shards: int) -> Array:
     blocks = blocks_of(x.shape[-1], shards)
     batch = x.shape[:-1]
     parts = x.reshape(*batch, blocks.parts, blocks.part)
-    whole = blocks.part - blocks.part % blocks.length
-    each = whole // blocks.length
+    each = blocks.part // blocks.length
+    if each == 0:
+        return jnp.sum(parts, axis=-1, dtype=x.dtype)
+    whole = each * blocks.length
     in_blocks = parts[..., :whole].reshape(*batch, blocks.parts, each, blocks.length)
     folded = fold_slabs([in_blocks], [0.0], _add_all, SLABS, in_blocks.ndim - 1)
     sums = [jnp.sum(folded[0], axis=-1, dtype=x.dtype)]
-    if whole < max(blocks.part, 1):
+    if whole < blocks.part:
         sums.append(jnp.sum(parts[..., whole:], axis=-1, keepdims=True, dtype=x.dtype))
     return jnp.concatenate(sums, axis=-1).reshape(*batch, blocks.number)
 

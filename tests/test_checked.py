@@ -270,9 +270,10 @@ def test_split_over_devices(layout: Layout) -> None:
             run(layout.put(broken), layout.put(where), jax.random.key(0))
 
 
-def test_split_over_an_explicit_axis_without_shard_map() -> None:
+@pytest.mark.parametrize("size", [64, 2000, 2048])
+def test_split_over_an_explicit_axis_without_shard_map(size: int) -> None:
     mesh = jax.make_mesh((4,), ("vocab",), (AxisType.Explicit,), devices=jax.devices()[:4])
-    x = np.zeros((4, 64), np.float32)
+    x = np.zeros((4, size), np.float32)
     for spec in (P("vocab"), P(None, "vocab")):
         with jax.set_mesh(mesh):
             run = jsoftmax.checked(
