@@ -18,7 +18,7 @@ from jsoftmax._exact import add_exactly
 from jsoftmax._exp import exp, exp_of_difference, log_exactly
 from jsoftmax._mass import MODERATE, Mass, unshifted_mass
 from jsoftmax._reduce import (
-    row_exact_sum_beside,
+    row_exact_sweep,
     row_mass,
     row_peak,
     row_sum,
@@ -78,8 +78,8 @@ def log_sum_exp(
 
 def depth_sum(z: Array, along: Along) -> Array:
     """Compute sum exp(z) (-z), to which z at -inf adds nothing."""
-    mass = exp(z)
-    total, lack = row_exact_sum_beside(mass * jnp.where(z == -jnp.inf, 0, -z), mass, along)
+    depth = exp(z) * jnp.where(z == -jnp.inf, 0, -z)
+    ((total, lack),) = row_exact_sweep(along, [depth], 4)
     return total + lack
 
 

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from jsoftmax._mass import Mass, terms
 from jsoftmax._placement import everywhere
-from jsoftmax._sweep import SLABS, exact_sum, exact_sum_beside, exact_sweep, largest, sweep
+from jsoftmax._sweep import SLABS, exact_sum, exact_sweep, largest, sweep
 from jsoftmax._typing import Along
 
 Tree = TypeVar("Tree")
@@ -56,12 +56,6 @@ def row_sum(x: Array, along: Along) -> Array:
 def row_exact_sum(x: Array, along: Along) -> tuple[Array, Array]:
     """Sum, and what the sum lacks: see `exact_sum`."""
     return shard_sum(exact_sum(x, along.axis), along)
-
-
-def row_exact_sum_beside(x: Array, other: Array, along: Along) -> tuple[Array, Array]:
-    """Sum, and what the sum lacks: see `exact_sum_beside`."""
-    (total,) = _exact_sums_of_shards([exact_sum_beside(x, other, along.axis)], along)
-    return total
 
 
 def row_mass(

@@ -198,22 +198,6 @@ def exact_sweep(sums: Sequence[Array], axis: int, slabs: int = SLABS) -> list[tu
     return lax.platform_dependent(*sums, cpu=together, default=separately)
 
 
-def exact_sum_beside(x: Array, other: Array, axis: int) -> tuple[Array, Array]:
-    """`exact_sum` of a function of what `other` is one of too: CPUs take both in one pass.
-
-    Alone it would be stored there, to be summed.
-    """
-
-    def together(x: Array, other: Array) -> tuple[Array, Array]:
-        # The barrier keeps the sum that is not asked for.
-        return lax.optimization_barrier(exact_sweep([x, other], axis, 4))[0]
-
-    def alone(x: Array, _: Array) -> tuple[Array, Array]:
-        return exact_sum(x, axis)
-
-    return lax.platform_dependent(x, other, cpu=together, default=alone)
-
-
 def sum_blocks(x: Array, shards: int) -> Array:
     """As `block_sum`, for CPUs, of numbers that are not stored: it would store them first."""
     blocks = blocks_of(x.shape[-1], shards)

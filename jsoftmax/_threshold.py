@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows, check_setting
 from jsoftmax._kept import floor_of
-from jsoftmax._reduce import row_exact_sum_beside, row_sweep
+from jsoftmax._reduce import row_exact_sweep, row_sweep
 from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of, surprise
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -225,9 +225,11 @@ def _top_n_sigma_mask(logits: Array, n: Array, along: Along) -> Array:
     unit = jnp.where(large, 2.0**-4, 2.0**60).astype(row.peak.dtype)
     spread = row.peak * unit - least * unit
     depth = jnp.where(allowed, row.peak * unit - row.x * unit, 0) / jnp.where(spread > 0, spread, 1)
-    mean = row_exact_sum_beside(depth, ones, row.along)[0] / count
+    ((total, _),) = row_exact_sweep(row.along, [depth], 4)
+    mean = total / count
     square = jnp.where(allowed, jnp.square(depth - mean), 0)
-    deviation = jnp.sqrt(row_exact_sum_beside(square, ones, row.along)[0] / count)
+    ((total, _),) = row_exact_sweep(row.along, [square], 4)
+    deviation = jnp.sqrt(total / count)
     return _at_least(row, -depth, jnp.where(n > 0, -n * deviation, -jnp.inf), along)
 
 
