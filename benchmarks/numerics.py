@@ -286,6 +286,8 @@ def jobs() -> list[Job]:
 
 
 IN_LAST_PLACES = ("softmax", "logsumexp, gradient")
+HALF_BY_VALUE = ("cross_entropy, gradient",)
+"""In half precision relative to the value itself, not to the terms whose difference it is."""
 
 
 def described() -> str:
@@ -329,6 +331,9 @@ def errors(job: Job, got: Wide, want: Wide, unit: Wide, dtype: Any) -> Wide:
     tiny, eps = (want.dtype.type(float(x)) for x in (info.tiny, info.eps))
     if job.name in IN_LAST_PLACES:
         unit = 2 ** np.floor(np.log2(np.maximum(np.abs(want), tiny)))
+    elif job.name in HALF_BY_VALUE and np.dtype(dtype).itemsize == 2:
+        # And four times what float32, in which it is computed, rounds of the terms.
+        unit = np.abs(want) + unit * 4 * float(jnp.finfo(np.float32).eps) / eps
     with np.errstate(invalid="ignore"):
         apart = np.abs(got - want)
     found = np.where(np.isfinite(got), apart / (np.maximum(unit, tiny) * eps), np.inf)

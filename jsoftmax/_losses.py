@@ -26,7 +26,7 @@ from jsoftmax._exp import exp
 from jsoftmax._label import entry, hits
 from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import row_size, row_sum
-from jsoftmax._shift import at_temperature, drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._shift import at_temperature, drop_zeros, inverse, scaled_tangent, shift, widened
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -222,9 +222,8 @@ def _parts_of_label_jvp(
             of_spread = _spread_tangent(parts[4], logits, temperature, known, along)
         return of_total, of_cost, of_spread
 
-    of_total, of_cost, of_spread = recomputed(
-        logits, temperature, drop_zeros((tangents[0], tangents[1]))
-    )
+    known = widened(tangents[:2], peak.dtype)
+    of_total, of_cost, of_spread = recomputed(logits, temperature, known)
     zero = jnp.zeros_like(peak)
     return parts, (zero, of_total, zero, of_cost, of_spread)
 
@@ -280,9 +279,8 @@ def _parts_of_distribution_jvp(
             of_spread = _spread_tangent(parts[4], logits, temperature, known, along)
         return of_total, of_mass, of_cost, of_spread
 
-    moved = recomputed(
-        logits, temperature, target, drop_zeros((tangents[0], tangents[1])), of_target
-    )
+    known = widened(tangents[:2], peak.dtype)
+    moved = recomputed(logits, temperature, target, known, of_target)
     return parts, (jnp.zeros_like(peak), *moved)
 
 
@@ -319,7 +317,7 @@ def _spread_tangent(
     of_logits, of_temperature = tangents
     change = jnp.zeros_like(spread)
     if of_logits is not None:
-        present = jnp.where(logits == -jnp.inf, 0, of_logits.astype(spread.dtype))
+        present = jnp.where(logits == -jnp.inf, 0, of_logits)
         change -= row_sum(present, along) / _count(logits, along)
     if of_temperature is not None:
         change -= jnp.where(jnp.isinf(spread), 0, spread) * of_temperature

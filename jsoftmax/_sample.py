@@ -16,10 +16,10 @@ from jsoftmax._checks import check_key, check_rows
 from jsoftmax._draw import blocks_in_window, draw, entry_at
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import Kept, cut, keep
-from jsoftmax._normalizer import log_sum_exp, normalizer
+from jsoftmax._normalizer import log_sum_exp, mean_tangent, normalizer
 from jsoftmax._reduce import first_round, vary_alike, where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
-from jsoftmax._shift import drop_zeros, shift
+from jsoftmax._shift import inverse, scaled_tangent, shift, widened
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -238,26 +238,20 @@ def _differentiable_jvp(
     primals: tuple[Array, Array | None, Array, Array | None, Array],
     tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, object, object, object],
 ) -> tuple[Array, Array]:
-    # That of (x_token - max x) / T - L, with the mask and the token constant
+    # d log p = dz of the token - sum p dz, with the mask and the token constant
     x, temperature, token, mask, log_prob = primals
     if temperature is not None:
         # Where nothing is allowed none counts, not even NaN.
         temperature = jnp.where(log_prob == -jnp.inf, 1, temperature)
-
-    def written_out(x: Array, temperature: Array | None) -> Array:
-        kept = x if mask is None else jnp.where(mask, x, jnp.asarray(-jnp.inf, x.dtype))
-        peak, log_total, _ = normalizer(kept, temperature, along)
-        logit = entry_at(kept, token, along)
-        difference = shift(logit, temperature, peak) - log_total
-        return jnp.where(logit == -jnp.inf, -jnp.inf, difference)
-
-    of_x, of_temperature = drop_zeros(tangents[:2])
-    tangent = jnp.zeros_like(log_prob)
-    if of_x is not None:
-        tangent = jax.jvp(lambda x: written_out(x, temperature), (x,), (of_x,))[1]
-    if of_temperature is not None:
-        tangent += jax.jvp(lambda t: written_out(x, t), (temperature,), (of_temperature,))[1]
-    return log_prob, tangent
+    kept = x if mask is None else jnp.where(mask, x, jnp.asarray(-jnp.inf, x.dtype))
+    known = normalizer(kept, temperature, along)
+    of_logits, of_temperature = widened(tangents[:2], log_prob.dtype)
+    moved = of_logits, of_temperature
+    mean = mean_tangent(kept, temperature, known, moved, along)
+    z = shift(entry_at(kept, token, along), temperature, known.peak)
+    of_token = None if of_logits is None else entry_at(of_logits, token, along)
+    change = (scaled_tangent(z, of_token, of_temperature) - mean) * inverse(temperature)
+    return log_prob, jnp.where(z == -jnp.inf, 0, change)
 
 
 def _draw_truncated(

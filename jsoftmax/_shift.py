@@ -9,11 +9,12 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-Tangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None]
-"""Those of the logits and of the temperature."""
+Tangents: TypeAlias = tuple[Array | SymbolicZero | None, Array | SymbolicZero | None]
+"""Those of the logits and of the temperature; None is zero, too."""
 
 
 def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
@@ -68,6 +69,16 @@ def drop_zeros(tangents: Tangents) -> tuple[Array | None, Array | None]:
         None if isinstance(of_logits, SymbolicZero) else of_logits,
         None if isinstance(of_temperature, SymbolicZero) else of_temperature,
     )
+
+
+def widened(tangents: Tangents, dtype: np.dtype) -> tuple[Array | None, Array | None]:
+    """As `drop_zeros`, with that of the logits in the dtype that is computed in.
+
+    For a rule that uses it more than once: the parts of a gradient are then added before they are
+    rounded.
+    """
+    of_logits, of_temperature = drop_zeros(tangents)
+    return None if of_logits is None else of_logits.astype(dtype), of_temperature
 
 
 def scaled_tangent(

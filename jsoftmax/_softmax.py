@@ -33,7 +33,7 @@ from jsoftmax._normalizer import (
     summed,
 )
 from jsoftmax._reduce import row_exact_sum, row_peak, row_sum, where_needed
-from jsoftmax._shift import drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._shift import drop_zeros, inverse, scaled_tangent, shift, widened
 from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -323,11 +323,7 @@ def _log_p_jvp(along: Along, primals: KnownPrimals, tangents: KnownTangents) -> 
     # d log p = dz - sum p dz, and 0 where log p stays -inf
     logits, temperature, constant = primals
     known = differentiable(logits, temperature, constant, along)
-    of_logits, of_temperature = tangents[:2]
-    if not isinstance(of_logits, SymbolicZero):
-        # Once: the two parts of the gradient are then added before they are rounded.
-        of_logits = of_logits.astype(compute_dtype(logits.dtype))
-    moved = of_logits, of_temperature
+    moved = widened(tangents[:2], compute_dtype(logits.dtype))
     mean = mean_tangent(logits, temperature, known, moved, along)
 
     @partial(jax.checkpoint, prevent_cse=False)
@@ -338,7 +334,7 @@ def _log_p_jvp(along: Along, primals: KnownPrimals, tangents: KnownTangents) -> 
         change = (scaled_tangent(z, *tangents) - mean) * inverse(temperature)
         return jnp.where(z == -jnp.inf, 0, change).astype(logits.dtype)
 
-    change = subtract(logits, known.peak, mean, drop_zeros(moved))
+    change = subtract(logits, known.peak, mean, moved)
     return _log_p(logits, temperature, constant, along), change
 
 

@@ -12,7 +12,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jsoftmax
-from jsoftmax import entropy, log_softmax, logsumexp, softmax
+from jsoftmax import cross_entropy, entropy, log_softmax, logsumexp, sample_and_log_prob, softmax
 from tests import rows
 
 INF = np.inf
@@ -224,6 +224,38 @@ def test_gradient_rows_sum_to_zero() -> None:
     for function in (softmax, log_softmax):
         gradient = jax.grad(lambda x, f=function: (f(x) * weight).sum())(x)
         np.testing.assert_allclose(np.asarray(gradient).sum(-1), 0, atol=2e-5)
+
+
+def smoothed(x: Any, label: Any) -> jax.Array:
+    return cross_entropy(x, label, label_smoothing=0.1, z_loss=1e-3, temperature=0.7)
+
+
+def of_a_distribution(x: Any, label: Any) -> jax.Array:
+    return cross_entropy(x, jax.nn.one_hot(label, x.shape[-1], dtype=x.dtype))
+
+
+def of_the_draw(x: Any, label: Any) -> jax.Array:
+    del label
+    return sample_and_log_prob(jax.random.key(0), x, top_p=0.99)[1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("function", [cross_entropy, smoothed, of_a_distribution, of_the_draw])
+def test_half_precision_gradient_of_a_sure_label_is_rounded_once(
+    function: Callable[[Any, Any], jax.Array], dtype: str
+) -> None:
+    """p - 1 is small there: of p and 1, each rounded to half precision, nothing would be left."""
+    x = jnp.concatenate([jnp.arange(0.0, 13, 0.25)[:, None], jnp.zeros((52, 3))], -1).astype(dtype)
+    label = jnp.zeros(52, jnp.int32)
+
+    def gradient(x: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: function(x, label).astype(jnp.float32).sum())(x)
+
+    half, wide = gradient(x), gradient(x.astype(jnp.float32))
+    assert half.dtype == x.dtype
+    allowed = 0.51 * float(jnp.finfo(dtype).eps)
+    denormal = float(jnp.finfo(dtype).tiny)
+    np.testing.assert_allclose(half.astype(jnp.float32), wide, rtol=allowed, atol=denormal / 2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

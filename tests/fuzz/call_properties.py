@@ -1,9 +1,12 @@
 """Properties of the ways to call: derivatives, meshes, with and without jit, other dtypes."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
 from tests.fuzz.calls import Facts, derivatives, eager, on_shards, outcome, padded
+from tests.fuzz.pooled import CALIBRATION
 from tests.fuzz.properties import Verdict, holds_for
 from tests.fuzz.strategies import Batch, Numbers
 from tests.fuzz.tolerance import FARTHEST, differs, tolerance, unequal
@@ -190,6 +193,38 @@ def half_is_rounded_float32(entry: Entry, batch: Batch, settings: Numbers) -> Ve
     checked = (facts.sound & in_range(facts, float(jnp.finfo(half.dtype).max))) | facts.broken
     checked = checked if of.shape == "scaled" else facts.sound | facts.broken
     return Verdict(checked & same_beside(entry, half, wide), wrong)
+
+
+def has_one_gradient(entry: Entry, traits: Traits) -> bool:
+    """To the logits, in their dtype, of a result that is not itself rounded before."""
+    own = entry.beside is None or bool(entry.labelled)
+    once = own and entry not in CALIBRATION
+    return once and traits.derivatives and traits.forward and traits.shape != "simplex"
+
+
+@holds_for(has_one_gradient, light=False)
+def half_gradient_is_rounded_float32(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
+    """Computed as of the same numbers in float32, and rounded once."""
+    if batch.x.dtype == np.float64:
+        return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))
+    half = HALF[batch.seed % 2]
+    given = (batch.x, batch.tangent, batch.cotangent)
+    x, tangent, cotangent = (of.astype(half).astype(np.float32) for of in given)
+    wide = dataclasses.replace(batch, x=x, tangent=tangent, cotangent=cotangent)
+    settings, facts, moderate = even(entry, wide, settings)
+    _, _, got, _ = derivatives(entry, wide, settings, half)
+    moved, _, want, _ = derivatives(entry, wide, settings)
+    size = np.abs(want).astype(np.float64)
+    close = 32 * facts.eps * (size + scale_of(moved, facts)[:, None])
+    kind = jnp.finfo(half)
+    # Denormals of half precision are flushed, or not, on the way.
+    once = 0.5 * float(kind.eps) * size + 2 * float(kind.tiny)
+    apart = np.abs(got.astype(np.float64) - want) > once + close
+    # A result beyond the floats of half precision is a constant.
+    *_, result = outcome(entry, x, batch.where, settings)
+    finite = np.where(np.isfinite(result), np.abs(result), 0).reshape(len(x), -1)
+    inside = np.concatenate([size, finite], -1).max(-1) < 0.99 * float(kind.max)
+    return Verdict(moderate & inside, apart.any(-1), settings=settings)
 
 
 def same_beside(entry: Entry, half: Row, wide: Row) -> Row:

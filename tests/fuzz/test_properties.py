@@ -193,6 +193,14 @@ def with_a_leaking_gradient(x: Any, axis: int = -1, *, where: Any, temperature: 
     return y + (fraction - jax.lax.stop_gradient(fraction))
 
 
+def with_a_gradient_in_parts(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
+    """logsumexp less the largest logit and with it: in half precision each part is rounded."""
+    kept = jnp.where(where & jnp.isfinite(x), x, jnp.asarray(-1e4, x.dtype))
+    largest = jnp.max(kept, axis)
+    y = jsoftmax.logsumexp(x, axis, where=where, temperature=temperature)
+    return y - largest + largest
+
+
 def behind_the_mask(x: Any, axis: int = -1, *, where: Any, temperature: Any) -> jax.Array:
     """The masked logits weigh a little."""
     low = jnp.where(where, x, jnp.where(jnp.isfinite(x), x - 3, -jnp.inf))
@@ -343,6 +351,10 @@ BROKEN: dict[str, tuple[Entry, str]] = {
         changed(lambda y, _: y + 0 * jnp.sum(y)), "broken_rows_stand_alone"),
     "half precision computed in itself": (
         softmax_like(in_the_dtype_of_the_logits), "half_is_rounded_float32"),
+    "a gradient in parts": (
+        Fake("broken", "reduction", reference.logsumexp_row, TEMPERATURE, ONE,
+             differentiable=True, call=with_a_gradient_in_parts),
+        "half_gradient_is_rounded_float32"),
     "a gradient that does not sum to zero": (
         softmax_like(with_a_leaking_gradient), "gradients_sum_to_zero"),
     "what is masked counts": (
