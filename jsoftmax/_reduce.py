@@ -122,6 +122,16 @@ def where_needed(
     return lax.while_loop(lambda state: jnp.any(state[0]), once, (needed, otherwise))[1]
 
 
+def stored_on_cpus(stored: Tree, compute: Callable[[Array], Tree], x: Array) -> Tree:
+    """compute(x), which is stored: read on CPUs, where an exponential costs more than a read.
+
+    Other targets take it in the same pass over the logits.
+    """
+    return lax.platform_dependent(
+        x, stored, cpu=lambda _, stored: stored, default=lambda x, _: compute(x)
+    )
+
+
 def first_round() -> Array:
     """Zero, to count the rounds of a loop: an array of the trace, which lies on the mesh around it.
 

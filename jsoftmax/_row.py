@@ -10,7 +10,14 @@ from jax import Array, lax
 from jsoftmax._blocks import block_sum
 from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
 from jsoftmax._normalizer import depth_sum, log_sum_exp
-from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count, vary_alike
+from jsoftmax._reduce import (
+    row_max,
+    row_sum,
+    row_sweep,
+    shard_count,
+    stored_on_cpus,
+    vary_alike,
+)
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._sweep import sum_blocks
 from jsoftmax._typing import Along, Setting
@@ -201,16 +208,6 @@ class Row(NamedTuple):
             wanted=wanted & ~self.invalid,
             along=self.along,
         )
-
-
-def stored_on_cpus(stored: Array, compute: Callable[[Array], Array], x: Array) -> Array:
-    """compute(x), which is stored: read on CPUs, where an exponential costs more than a read.
-
-    Other targets take it in the same pass over the logits.
-    """
-    return lax.platform_dependent(
-        x, stored, cpu=lambda _, stored: stored, default=lambda x, _: compute(x)
-    )
 
 
 def _z(x: Array, peak: Array, scale: Scale | None) -> Array:

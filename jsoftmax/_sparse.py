@@ -176,11 +176,15 @@ def _sparse_map(
     static_alpha: float,
     along: Along,
 ) -> Array:
-    peak = row_max(logits.astype(compute_dtype(logits.dtype)), along)
-    z = shift(logits, temperature, peak)
+    largest = row_max(logits.astype(compute_dtype(logits.dtype)), along)
+    peak = largest
     if temperature is not None:
         peak = jnp.where(jnp.isnan(temperature) & (peak != -jnp.inf), jnp.nan, peak)
-    p, _ = solve(z, peak, static_alpha if alpha is None else alpha, along)
+
+    def score(logits: Array) -> Array:
+        return shift(logits, temperature, largest)
+
+    p, _ = solve(logits, score, peak, static_alpha if alpha is None else alpha, along)
     p = p.astype(logits.dtype)
     # Here, as in softmax: the backward pass keeps what the caller gets.
     return p if where is None else keep_or_fill(where, p, 0)

@@ -7,15 +7,19 @@ above the root, and in each of them the distance or the slope halves: a few swee
 never more than some thirty.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from jsoftmax._exact import halves
-from jsoftmax._reduce import first_round, row_exact_sweep, row_size, row_sweep
+from jsoftmax._reduce import first_round, row_exact_sweep, row_size, row_sweep, stored_on_cpus
 from jsoftmax._typing import Along
+
+Tree = TypeVar("Tree")
+Values = TypeVar("Values")
 
 _MOST_SWEEPS = 100
 _FLOOR = 1e-30
@@ -23,11 +27,18 @@ _NEAR = 2.0**-6
 """How far log M may be from that of the point that it is measured from."""
 
 
-def solve(z: Array, peak: Array, alpha: Array | float, along: Along) -> tuple[Array, Array]:
+def solve(
+    logits: Array,
+    score: Callable[[Array], Array],
+    peak: Array,
+    alpha: Array | float,
+    along: Along,
+) -> tuple[Array, Array]:
     """The map of z = (x - max x) / T, and how many sweeps over the row its threshold took.
 
     Args:
-      z: float32 or float64, at most 0; -inf where an entry is absent.
+      logits: -inf where an entry is absent. What sweeps read is in their dtype, but on CPUs.
+      score: z of every entry, given the logits: float32 or float64, at most 0.
       peak: max x, of one entry per row: -inf where a row is empty, NaN where it is to be NaN.
       alpha: an array that broadcasts to `peak`, in [1, 4] or NaN; or 1.5 or 2, for the closed
         forms.
@@ -37,8 +48,23 @@ def solve(z: Array, peak: Array, alpha: Array | float, along: Along) -> tuple[Ar
       Probabilities, in the shape of z, and the number of sweeps.
     """
     if isinstance(alpha, Array):
-        return _solve_any(z, peak, alpha - 1, along)
-    return _solve_closed(z, peak, alpha, along)
+        return _solve_any(logits, score, peak, alpha - 1, along)
+    return _solve_closed(logits, score, peak, alpha, along)
+
+
+def _for_sweeps(of: Callable[[Array], Tree], logits: Array) -> Callable[[Array], Tree]:
+    """A function of every entry, for the sweep of this number: stored on CPUs only."""
+    logits = lax.optimization_barrier(logits)
+    stored = of(logits)
+
+    def at(sweep: Array) -> Tree:
+        def tied(x: Values) -> Values:
+            # To the sweep: no compiler takes what it computes out of the loop, to be stored.
+            return lax.optimization_barrier((x, sweep))[0]
+
+        return stored_on_cpus(tied(stored), of, tied(logits))
+
+    return at
 
 
 class _Support(NamedTuple):
@@ -55,17 +81,24 @@ class _Support(NamedTuple):
     unfinished: Array
 
 
-def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Array, Array]:
+def _solve_closed(
+    logits: Array, score: Callable[[Array], Array], peak: Array, alpha: float, along: Along
+) -> tuple[Array, Array]:
     """Solves for M on the support of the M before, until that is the support of its own root.
 
     For alpha = 2 the root never comes below M: Michelot's algorithm. For 1.5 entries outside the
     support of M, with M + y < 0, count as if inside; the root falls short then, and the next may
     jump over M again. Bounds keep it from going round in circles.
     """
-    y = z if alpha == 2 else z / 2
+
+    def scaled(logits: Array) -> Array:
+        return score(logits) if alpha == 2 else score(logits) / 2
+
+    y_of = _for_sweeps(scaled, logits)
 
     def step(state: _Support) -> _Support:
         level = state.level
+        y = y_of(state.sweeps)
         inside = y > -level
         # Of what is above the threshold, not of y: no digits cancel near the root.
         above = jnp.where(inside, y + level, 0)
@@ -119,7 +152,7 @@ def _solve_closed(z: Array, peak: Array, alpha: float, along: Along) -> tuple[Ar
     one = jnp.where(jnp.isnan(peak), jnp.nan, jnp.ones_like(peak))
     first = _Support(first_round(), jnp.inf * one, one, 0 * one, 0 * one, one, peak > -jnp.inf)
     found = lax.while_loop(goes_on, step, first)
-    p = jnp.maximum((y + found.level) + found.rest, 0)
+    p = jnp.maximum((y_of(found.sweeps) + found.level) + found.rest, 0)
     return (p if alpha == 2 else p * p), found.sweeps
 
 
@@ -155,9 +188,11 @@ class _Search(NamedTuple):
     unfinished: Array
 
 
-def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array, Array]:
+def _solve_any(
+    logits: Array, score: Callable[[Array], Array], peak: Array, kappa: Array, along: Along
+) -> tuple[Array, Array]:
     """Newton's method for the norm, inside a bracket where the norm is not convex."""
-    epsilon = float(jnp.finfo(z.dtype).eps)
+    epsilon = float(jnp.finfo(peak.dtype).eps)
     # Of a row with nothing allowed none is asked, not even NaN.
     kappa = jnp.where(peak == -jnp.inf, 1, kappa)
     # Nothing that rounding shows is between alpha = 1 and this.
@@ -165,11 +200,13 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
     exponent = 1 / kappa
     concave = kappa > 1
     most_lost = jnp.where(kappa < 0.5, 1, jnp.zeros_like(kappa))
-    high_z, low_z = halves(jnp.maximum(z, float(jnp.finfo(z.dtype).min)))
+    lowest = float(jnp.finfo(peak.dtype).min)
+    z_of = _for_sweeps(lambda logits: halves(jnp.maximum(score(logits), lowest)), logits)
 
-    def powers(slope: Array, offset: Array) -> tuple[Array, Array]:
+    def powers(sweep: Array, slope: Array, offset: Array) -> tuple[Array, Array]:
         """Compute p / p0 and its power 2 - alpha: p / p0 over base, as base = (p / p0)^kappa."""
-        change = slope * z
+        high_z, low_z = z_of(sweep)
+        change = slope * (high_z + low_z)
         # For alpha > 2 these products are exact, whether or not a compiler contracts them with the
         # sums: near the edge of the support p depends on all digits of the base, and the sum of
         # many such p on their being the same here and after the loop.
@@ -190,7 +227,8 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
         return jnp.where(concave, of_short, start), jnp.where(concave, short, slope)
 
     def step(state: _Search) -> _Search:
-        total, weight = row_sweep(along, sums=list(powers(state.slope, state.offset)), slabs=8)
+        of_entries = powers(state.sweeps, state.slope, state.offset)
+        total, weight = row_sweep(along, sums=list(of_entries), slabs=8)
         gap = state.start - jnp.log(total)
         low = jnp.where(gap > 0, state.ratio, state.low)
         high = jnp.where(gap > 0, state.high, state.ratio)
@@ -239,12 +277,12 @@ def _solve_any(z: Array, peak: Array, kappa: Array, along: Along) -> tuple[Array
         slope=slope,
         ratio=one,
         offset=jnp.expm1(one),
-        low=one - kappa * (float(np.log(max(row_size(z, along), 1))) + epsilon),
+        low=one - kappa * (float(np.log(max(row_size(logits, along), 1))) + epsilon),
         high=one,
         gap=zero + jnp.inf,
         total=jnp.where(jnp.isnan(peak), jnp.nan, zero + 1),
         unfinished=(peak > -jnp.inf) & ~jnp.isnan(kappa),
     )
     found = lax.while_loop(goes_on, step, first)
-    p, _ = powers(found.slope, found.offset)
+    p, _ = powers(found.sweeps, found.slope, found.offset)
     return p / found.total, found.sweeps

@@ -25,7 +25,8 @@ from jsoftmax._checks import (
 )
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import counting, floor_of, select_top_k, select_top_p, top_p_limit
-from jsoftmax._row import Settings, check_settings, row_and_number, row_of, stored_on_cpus, surprise
+from jsoftmax._reduce import stored_on_cpus
+from jsoftmax._row import Settings, check_settings, row_and_number, row_of, surprise
 from jsoftmax._select import Weights, keep_first, select
 from jsoftmax._typing import Along, Axis, AxisName, Setting, Ties
 

@@ -378,9 +378,7 @@ def sweeps_of(x: Row, alpha: float, closed: bool) -> int:
     """How many sweeps the batch takes."""
     peak = jnp.max(x, axis=-1, keepdims=True)
     order = alpha if closed else jnp.full((len(x), 1), alpha, jnp.float32)
-    _, sweeps = jax.jit(lambda z: solve(z, jnp.zeros((len(x), 1), z.dtype), order, Along(1)))(
-        jnp.asarray(x) - peak
-    )
+    _, sweeps = jax.jit(lambda x: solve(x, lambda x: x - peak, peak, order, Along(1)))(x)
     return int(sweeps)
 
 
@@ -482,9 +480,9 @@ def test_entmax_moves_with_alpha_and_temperature() -> None:
 def test_newton_finds_a_threshold_above_alpha_2_in_few_sweeps(alpha: float) -> None:
     """Bisection takes 25 to 30."""
     x = rows.normals(8, 512)
-    z = jnp.asarray(x - x.max(-1, keepdims=True))
-    solved = jax.jit(lambda z, a: solve(z, jnp.zeros((8, 1), z.dtype), a, Along(1))[1])
-    assert solved(z, jnp.full((8, 1), alpha, z.dtype)) <= 15
+    peak = jnp.max(x, axis=-1, keepdims=True)
+    solved = jax.jit(lambda x, a: solve(x, lambda x: x - peak, peak, a, Along(1))[1])
+    assert solved(x, jnp.full((8, 1), alpha, x.dtype)) <= 15
 
 
 def test_entmax_of_alpha_one_has_a_temperature() -> None:
