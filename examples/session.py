@@ -66,7 +66,7 @@ def run(
     vocab_size = checkpoint.config.vocab_size
     settings = Settings(
         temperature=jnp.array([row["temperature"] for row in rows], jnp.float32),
-        top_k=jnp.array([min(row["top_k"], vocab_size) for row in rows], jnp.int32),
+        top_k=jnp.array([max(0, min(row["top_k"], vocab_size)) for row in rows], jnp.int32),
         top_p=jnp.array([row["top_p"] for row in rows], jnp.float32),
         min_p=jnp.array([row["min_p"] for row in rows], jnp.float32),
     )

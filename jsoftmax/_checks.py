@@ -194,7 +194,7 @@ def check_setting(
     """Convert to the compute dtype and to a shape that broadcasts against the logits.
 
     A setting has the batch shape (the logits' shape without the row's axis) or broadcasts to it.
-    `checked` ignores it in the rows that are not `heeded`.
+    `checked` ignores it in the rows that are not `heeded`, or have nothing allowed.
     """
     value = unbounded(value)
     array = _as_array(function, argument, value)
@@ -206,16 +206,18 @@ def check_setting(
         _check_static(function, argument, np.asarray(value), rows.compute_dtype)
     check_batch(function, argument, array.shape, rows.batch, of_hidden=rows.of_hidden)
     name = argument.removeprefix("top_")
-    # Not of `rows`: the program that is checked keeps the function, and would keep a tracer.
-    dtype = rows.compute_dtype
-    array = watch_values(
-        function,
-        argument,
-        array,
-        lambda x: _refused(name, x, _MEANT, dtype),
-        _meant(name),
-        heeded,
-    )
+    if watching():
+        # Not of `rows`: the program that is checked keeps the function, and would keep a tracer.
+        dtype = rows.compute_dtype
+        array = watch_values(
+            function,
+            argument,
+            array,
+            lambda x: _refused(name, x, _MEANT, dtype),
+            _meant(name),
+            _heeded_rows(rows, heeded),
+            instead=1,
+        )
     array = array.reshape((1,) * (len(rows.batch) - array.ndim) + array.shape)
     return lie_as(jnp.expand_dims(array, rows.along.axis).astype(rows.compute_dtype), rows.logits)
 
@@ -335,17 +337,22 @@ def check_labels(
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
     if watching():
-        some = _allowed_rows(rows.logits, rows.along)
-        heeded = some if heeded is None else some & heeded
         array = watch_values(
             function,
             "labels",
             array,
             lambda x: (x < 0) | (x >= size),
             f"in [0, {size})" + ("" if rows.of_hidden else " (or ignored by where)"),
-            heeded,
+            _heeded_rows(rows, heeded),
+            instead=0,
         )
     return jnp.expand_dims(_index(array, size), axis)
+
+
+def _heeded_rows(rows: Rows, heeded: Array | None) -> Array:
+    """The rows in which labels and settings count, in the batch shape."""
+    some = _allowed_rows(rows.logits, rows.along)
+    return some if heeded is None else some & heeded
 
 
 @partial(jax.jit, static_argnums=1)

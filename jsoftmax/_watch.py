@@ -242,15 +242,20 @@ def watch_values(
     x: Array,
     refused: Callable[[Values], Values],
     allowed: str,
-    heeded: Array | None = None,
+    heeded: Array,
+    *,
+    instead: int,
 ) -> Array:
-    """Numbers of which the host refuses none, but for those that are not heeded."""
+    """Numbers of which the host refuses none, but for those of rows that are not heeded.
+
+    It is shown one that is allowed instead of these. One number for several rows is always heeded.
+    """
     watch = _watch()
     if watch is None or x.size == 0:
         return x
     values = x
-    if heeded is not None and x.ndim > 0:
-        values = _heeded_values(everywhere(x), everywhere(heeded))
+    if x.ndim > 0 or heeded.ndim == 0:
+        values = _heeded_values(everywhere(x), everywhere(heeded), instead)
     axes = _axes_of_shards()
 
     def problem(values: Values) -> str | None:
@@ -265,12 +270,12 @@ def watch_values(
     return _shown(watch, x, values, problem)
 
 
-@jax.jit
-def _heeded_values(x: Array, heeded: Array) -> Array:
-    """The numbers, and 0 for those that are not heeded, in the shape that both broadcast to."""
+@partial(jax.jit, static_argnums=2)
+def _heeded_values(x: Array, heeded: Array, instead: int) -> Array:
+    """The numbers, or what stands for those not heeded, in the shape that both broadcast to."""
     shape = jnp.broadcast_shapes(x.shape, heeded.shape)
     x, heeded = (jnp.broadcast_to(of, shape) for of in (x, heeded))
-    return jnp.where(heeded, x, jnp.zeros_like(x))
+    return jnp.where(heeded, x, jnp.full_like(x, instead))
 
 
 def _shown(

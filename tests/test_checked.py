@@ -129,6 +129,26 @@ def test_labels_out_of_range_and_ignored() -> None:
     jsoftmax.checked(jsoftmax.cross_entropy)(GOOD, jnp.asarray(distribution), where=allowed)
 
 
+def test_no_setting_and_no_label_counts_in_a_row_with_nothing_allowed() -> None:
+    """Padding may hold anything: alone, in a batch, and a row at a time under vmap."""
+    key, empty = jax.random.key(0), jnp.full(6, -jnp.inf)
+    padded, bad = jnp.stack([GOOD[0], empty]), jnp.array([1.0, jnp.nan])
+    calls: dict[str, Callable[..., Any]] = {
+        "temperature": lambda x, s: jsoftmax.softmax(x, temperature=s),
+        "top_p": lambda x, s: jsoftmax.sample(key, x, top_p=s),
+        "k": jsoftmax.top_k_mask,
+        "alpha": lambda x, s: jsoftmax.entmax(x, alpha=s),
+        "labels": lambda x, s: jsoftmax.cross_entropy(x, jnp.where(jnp.isnan(s), -1, 1)),
+    }
+    for argument, call in calls.items():
+        for function in (call, jax.vmap(call)):
+            checked = jsoftmax.checked(jax.jit(function), allow_empty_rows=True)
+            checked(padded, bad)
+            with raises(rf"{argument}=.* in row \(0,\)$"):
+                checked(padded, bad[::-1])
+        jsoftmax.checked(call, allow_empty_rows=True)(empty, bad[1])
+
+
 def test_an_example_of_weight_0_is_not_looked_at() -> None:
     score = jsoftmax.checked(jax.jit(jsoftmax.calibration.brier_score))
     labels, weights = jnp.array([0, 1, -1, 2]), jnp.array([1.0, 1.0, 0.0, 1.0])
