@@ -22,8 +22,10 @@ STARTED = time.perf_counter()
 INTERRUPTED = 128 + signal.SIGINT  # What a shell reports of a program that Ctrl-C ended.
 
 
-def is_setting(argument: str) -> bool:
-    """Tells an option or a number from a prompt."""
+def is_setting(argument: str, before: str) -> bool:
+    """Tells an option, or its value, from a prompt."""
+    if before in ("--samples", "--seed", "--max-tokens"):
+        return True
     try:
         float(argument)
     except ValueError:
@@ -49,7 +51,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[dict[str, float
     add("--max-tokens", type=int, default=256, metavar="N", help="at most so many (default: 256)")
     add("--explain", action="store_true", help="show what each step chose among, as bars")
     # The prompt may stand anywhere, also after an option that takes several numbers.
-    options = parser.parse_args(argv if "--" in argv else sorted(argv, key=is_setting))
+    settings_last = sorted(zip(argv, ["", *argv], strict=False), key=lambda of: is_setting(*of))
+    options = parser.parse_args(argv if "--" in argv else [given for given, _ in settings_last])
 
     settings = {
         "temperature": [0.0] if options.greedy else options.temperature,

@@ -28,8 +28,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, metavar="N", help="another seed, another text (default: 0)")
     add("--max-tokens", type=int, default=48, metavar="N", help="at most so many (default: 48)")
     options = parser.parse_args(argv)
-    if not (options.temperature >= 0 and options.top_p == options.top_p):
-        parser.error("--temperature must be at least 0, --top-p a number")
+    if not (options.temperature >= 0 and 0 <= options.top_p <= 1):
+        parser.error("--temperature must be at least 0, --top-p from 0 to 1")
     if options.max_tokens < 1 or not 0 <= options.seed < 2**32:
         parser.error("--max-tokens must be at least 1, --seed at least 0 and below 2**32")
     return options

@@ -66,10 +66,11 @@ def reliability_diagram(
 
     .. math:: \mathrm{ECE} = \sum_b w_b \, |\mathrm{accuracy}_b - \mathrm{confidence}_b|
 
-    A bar a bin of confidence, as high as the predictions in it were right; on the dashed diagonal
-    confidence can be believed. The hatched gap reaches from the accuracy to the bin's mean
-    confidence, which a line marks. The strip below shows the share w of each bin, relative to the
-    largest, which is given. The title on the left has the expected calibration error.
+    One bar per bin of confidence, as high as the share of its predictions that were right; on the
+    dashed diagonal confidence can be believed. The hatched gap reaches from the accuracy to the
+    bin's mean confidence, which a line marks. The strip below shows the share w of each bin,
+    relative to the largest, which is given. The title on the left has the expected calibration
+    error.
 
     Args:
       curve: what ``jsoftmax.calibration.reliability_curve`` returns, or any object with its four

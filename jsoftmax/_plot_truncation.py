@@ -68,9 +68,9 @@ def kept_set(
 
     Raises:
       TypeError: an argument of the wrong type.
-      ValueError: logits that are not one row or hold NaN or +inf where allowed, nothing allowed, a
-        mask that does not broadcast, a temperature below 0, a `top` below 1, or labels of another
-        number.
+      ValueError: logits that are not one row or hold NaN or +inf where allowed, a `where` that
+        allows nothing or does not broadcast, a temperature below 0, a `top` below 1, or labels of
+        another number.
 
     Edge cases: a -inf logit has a bar of height 0. With every allowed logit -inf all bars are 0.
 

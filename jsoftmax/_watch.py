@@ -223,8 +223,8 @@ def watch_weights(function: str, argument: str, x: Array, along: Along, heeded: 
         if not bad.any():
             return None
         return (
-            f"{function}: {argument} must be finite and not negative, got an entry that is not"
-            f"{_in_row(bad, axes)}"
+            f"{function}: {argument} must be finite and not negative, got an entry that is "
+            f"negative or not finite{_in_row(bad, axes)}"
         )
 
     return _shown(watch, x, bad, problem)

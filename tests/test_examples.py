@@ -329,6 +329,7 @@ class TestGenerate:
             ["Hi", "--samples", "0"],
             ["Hi", "--max-tokens", "0"],
             ["Hi", "--seed", "-1"],
+            ["Hi", "--seed", "abc"],
             ["--temperature", "0"],
         ],
     )
