@@ -388,9 +388,9 @@ def _integer(function: str, argument: str, value: SupportsIndex, kind: str) -> i
         raise error from None
 
 
-def check_choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_choice(function: str, argument: str, value: object, allowed: tuple[str, ...]) -> None:
     """Check a static choice between words."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         words = " or ".join(repr(word) for word in allowed)
         raise ValueError(f"{function}: {argument} must be {words}, got {value!r}")
 

@@ -801,7 +801,8 @@ class TestContract:
                 expect(ValueError, f"bins must be at least 1, got bins={bad}", x, labels, bins=bad)
             for bad in (2.5, "ten", True, None):
                 expect(TypeError, f"bins must be an integer, got {bad!r}", x, labels, bins=bad)
-            expect(ValueError, "binning must be 'width' or 'mass'", x, labels, binning="equal")
+            for wrong in ("equal", np.array(["width", "mass"])):
+                expect(ValueError, "binning must be 'width' or 'mass'", x, labels, binning=wrong)
 
     @pytest.mark.slow
     @every_case
