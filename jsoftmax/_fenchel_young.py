@@ -108,10 +108,10 @@ def fenchel_young_loss(
     target = check_labels(function, labels, rows, size, where, distribution=True)
     if jnp.issubdtype(target.dtype, jnp.floating):
         target = target.astype(rows.compute_dtype)
-    wide = rows.pinned(checked).astype(rows.compute_dtype)
-    p = sparse_map(wide, checked, order, rows)
+    pinned = rows.pinned(checked)
+    p = sparse_map(pinned, checked, order, rows, rows.compute_dtype)
     array, static = (order, 0.0) if isinstance(order, Array) else (None, order)
-    loss = _loss(p, target, wide, checked, array, static, rows.along)
+    loss = _loss(p, target, pinned, checked, array, static, rows.along)
     return jnp.squeeze(loss.astype(rows.logits.dtype), rows.along.axis)
 
 
@@ -126,7 +126,7 @@ def _loss(
     static_alpha: float,
     along: Along,
 ) -> Array:
-    peak = row_max(logits, along)
+    peak = row_max(logits.astype(p.dtype), along)
     z = shift(logits, temperature, peak)
     order = static_alpha if alpha is None else alpha
     normalizer = -deformed_log(log_positive(row_max(p, along)), order - 1)
@@ -209,7 +209,7 @@ def _loss_jvp(
         y = target if floating else hits(p, target, along).astype(p.dtype)
         z = p
         if of_temperature is not None or of_target is not None:
-            z = shift(logits, temperature, row_max(logits, along))
+            z = shift(logits, temperature, row_max(logits.astype(p.dtype), along))
         step = scaled_tangent(z, of_logits, of_temperature, p != y)
         tangent = row_sum((p - y) * step, along) * inverse(temperature)
         if of_alpha is not None:
@@ -232,7 +232,7 @@ def _loss_jvp(
     constant = result == jnp.inf
     if not jnp.issubdtype(target.dtype, jnp.floating):
         constant |= target < 0
-    constant |= row_max(logits, along) == -jnp.inf
+    constant |= row_max(logits.astype(p.dtype), along) == -jnp.inf
     return result, jnp.where(constant, 0, tangent)
 
 

@@ -90,7 +90,7 @@ def sparsemax(
     """
     rows = check_rows("sparsemax", logits, axis, where, axis_name)
     checked = check_temperature("sparsemax", temperature, rows)
-    return sparse_map(rows.pinned(checked), checked, 2.0, rows)
+    return sparse_map(rows.pinned(checked), checked, 2.0, rows, rows.logits.dtype)
 
 
 def entmax(
@@ -154,20 +154,26 @@ def entmax(
     rows = check_rows("entmax", logits, axis, where, axis_name)
     checked = check_temperature("entmax", temperature, rows)
     order = check_alpha("entmax", alpha, rows)
-    return sparse_map(rows.pinned(checked), checked, order, rows)
+    return sparse_map(rows.pinned(checked), checked, order, rows, rows.logits.dtype)
 
 
-def sparse_map(logits: Array, temperature: Array | None, alpha: Array | float, rows: Rows) -> Array:
-    """The map of checked arguments; alpha is an array, or 1, 1.5 or 2."""
+def sparse_map(
+    logits: Array,
+    temperature: Array | None,
+    alpha: Array | float,
+    rows: Rows,
+    dtype: np.dtype,
+) -> Array:
+    """The map of checked arguments, in this dtype; alpha is an array, or 1, 1.5 or 2."""
     if isinstance(alpha, Array):
-        return _sparse_map(logits, temperature, alpha, rows.where, 0.0, rows.along)
+        return _sparse_map(logits, temperature, alpha, rows.where, 0.0, rows.along, dtype)
     if alpha == 1:
-        return softmax_of(logits, temperature, rows.where, rows.along)
-    return _sparse_map(logits, temperature, None, rows.where, alpha, rows.along)
+        return softmax_of(logits.astype(dtype), temperature, rows.where, rows.along)
+    return _sparse_map(logits, temperature, None, rows.where, alpha, rows.along, dtype)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+@partial(jax.jit, static_argnums=(4, 5, 6))
 def _sparse_map(
     logits: Array,
     temperature: Array | None,
@@ -175,6 +181,7 @@ def _sparse_map(
     where: Array | None,
     static_alpha: float,
     along: Along,
+    dtype: np.dtype,
 ) -> Array:
     largest = row_max(logits.astype(compute_dtype(logits.dtype)), along)
     peak = largest
@@ -185,25 +192,25 @@ def _sparse_map(
         return shift(logits, temperature, largest)
 
     p, _ = solve(logits, score, peak, static_alpha if alpha is None else alpha, along)
-    p = p.astype(logits.dtype)
+    p = p.astype(dtype)
     # Here, as in softmax: the backward pass keeps what the caller gets.
     return p if where is None else keep_or_fill(where, p, 0)
 
 
 @partial(_sparse_map.defjvp, symbolic_zeros=True)
 def _sparse_map_jvp(
-    static_alpha: float, along: Along, primals: Primals, tangents: Tangents
+    static_alpha: float, along: Along, dtype: np.dtype, primals: Primals, tangents: Tangents
 ) -> tuple[Array, Array]:
     # On the support z = ln(p) + c, with the deformed logarithm ln(p) = (p^kappa - 1) / kappa, whose
     # slope is 1 / s for s = p^(2 - alpha). So s^-1 dp = dz - dc - d ln / d kappa dkappa, and dc is
     # what keeps the sum: the mean of the rest under s. Everything is a function of p alone: z is
     # ln(p) but for c.
     logits, temperature, alpha, where = primals
-    result = _sparse_map(logits, temperature, alpha, where, static_alpha, along)
+    result = _sparse_map(logits, temperature, alpha, where, static_alpha, along, dtype)
     of_logits, of_temperature, of_alpha = (
         None if isinstance(tangent, SymbolicZero) else tangent for tangent in tangents[:3]
     )
-    dtype = compute_dtype(logits.dtype)
+    wide = compute_dtype(logits.dtype)
 
     @jax.checkpoint
     def spread(
@@ -214,7 +221,7 @@ def _sparse_map_jvp(
         of_temperature: Array | None,
         of_alpha: Array | None,
     ) -> Array:
-        p = rounded.astype(dtype)
+        p = rounded.astype(wide)
         kappa = (static_alpha if alpha is None else alpha) - 1
         log_p = log_positive(p)
         # For alpha = 1.5 the root, which is rounded once.
@@ -230,7 +237,7 @@ def _sparse_map_jvp(
         def project(change: Array) -> Array:
             return weight * (change - _sum_beside(weight * change, along) / total)
 
-        change = jnp.zeros_like(p) if of_logits is None else of_logits.astype(dtype)
+        change = jnp.zeros_like(p) if of_logits is None else of_logits.astype(wide)
         if of_temperature is not None:
             change = change - deformed_log(log_p, kappa) * of_temperature
         tangent = project(change) * inverse(temperature)
