@@ -181,6 +181,17 @@ def mean_tangent(
     return contract(mean, logits, temperature, peak, log_total, tangents)
 
 
+def log_p_tangent(
+    z: Array, temperature: Array | None, mean: Array, tangents: tuple[Array | None, Array | None]
+) -> Array:
+    """Compute d log p = dz - sum p dz of these entries, and 0 where log p stays -inf.
+
+    The mean is that of `mean_tangent`.
+    """
+    change = (scaled_tangent(z, *tangents) - mean) * inverse(temperature)
+    return jnp.where(z == -jnp.inf, 0, change)
+
+
 def contract(
     of: Callable[[Array, Array, Array], Array],
     logits: Array,

@@ -104,6 +104,11 @@ def _exact_sums_of_shards(
     return [(total, jnp.zeros_like(total)) for total in totals]
 
 
+def tied(x: Tree, to: Array) -> Tree:
+    """x, tied to a round of a loop: no compiler takes what it computes out of it, to be stored."""
+    return lax.optimization_barrier((x, to))[0]
+
+
 def where_needed(
     needed: Array, compute: Callable[[Array], Tree], x: Array, otherwise: Tree
 ) -> Tree:
@@ -114,9 +119,8 @@ def where_needed(
 
     def once(state: tuple[Array, Tree]) -> tuple[Array, Tree]:
         needed, otherwise = state
-        # Tied to the round: no compiler computes it ahead of a loop that may make none.
-        tied, _ = lax.optimization_barrier((x, needed))
-        chosen = jax.tree.map(partial(jnp.where, needed), compute(tied), otherwise)
+        # Nor ahead of a loop that may make no round.
+        chosen = jax.tree.map(partial(jnp.where, needed), compute(tied(x, needed)), otherwise)
         return jnp.zeros_like(needed), chosen
 
     return lax.while_loop(lambda state: jnp.any(state[0]), once, (needed, otherwise))[1]

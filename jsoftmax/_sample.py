@@ -16,10 +16,10 @@ from jsoftmax._checks import check_key, check_rows
 from jsoftmax._draw import blocks_in_window, draw, entry_at
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import Kept, cut, keep
-from jsoftmax._normalizer import log_sum_exp, mean_tangent, normalizer
-from jsoftmax._reduce import first_round, vary_alike, where_needed
+from jsoftmax._normalizer import log_p_tangent, log_sum_exp, mean_tangent, normalizer
+from jsoftmax._reduce import first_round, tied, vary_alike, where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
-from jsoftmax._shift import inverse, scaled_tangent, shift, widened
+from jsoftmax._shift import shift, widened
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -245,13 +245,11 @@ def _differentiable_jvp(
         temperature = jnp.where(log_prob == -jnp.inf, 1, temperature)
     kept = x if mask is None else jnp.where(mask, x, jnp.asarray(-jnp.inf, x.dtype))
     known = normalizer(kept, temperature, along)
-    of_logits, of_temperature = widened(tangents[:2], log_prob.dtype)
-    moved = of_logits, of_temperature
+    of_logits, of_temperature = moved = widened(tangents[:2], log_prob.dtype)
     mean = mean_tangent(kept, temperature, known, moved, along)
     z = shift(entry_at(kept, token, along), temperature, known.peak)
     of_token = None if of_logits is None else entry_at(of_logits, token, along)
-    change = (scaled_tangent(z, of_token, of_temperature) - mean) * inverse(temperature)
-    return log_prob, jnp.where(z == -jnp.inf, 0, change)
+    return log_prob, log_p_tangent(z, temperature, mean, (of_token, of_temperature))
 
 
 def _draw_truncated(
@@ -288,15 +286,14 @@ def _draw_truncated(
         return where_needed(drawable, once, row.logits, jnp.zeros_like(row.peak, jnp.int32))
 
     def again(state: Draw) -> Draw:
-        # Tied to the round: no compiler takes the weights out of the loop, to be stored.
-        tied = row.at(lax.optimization_barrier((row.logits, state.rounds))[0])
+        here = row.at(tied(row.logits, state.rounds))
         bits = uniform_bits(jax.random.fold_in(key, state.rounds), 2)
-        tokens = jax.vmap(lambda bits: draw(bits, tied, state.pivot, state.blocks))(bits)
-        entries = jax.vmap(lambda token: entry_at(tied.logits, token, row.along))(tokens)
+        tokens = jax.vmap(lambda bits: draw(bits, here, state.pivot, state.blocks))(bits)
+        entries = jax.vmap(lambda token: entry_at(here.logits, token, row.along))(tokens)
         # Tied to each other: a GPU's compiler then weighs both in one pass.
         entries = list(row.widened(lax.optimization_barrier(entries)))
         if floor is None:
-            refused = [mass >= limit for mass in tied.masses_above(entries)]
+            refused = [mass >= limit for mass in here.masses_above(entries)]
         else:
             refused = [entry <= floor for entry in entries]
         token = jnp.where(refused[0], tokens[1], tokens[0])
@@ -312,7 +309,7 @@ def _draw_truncated(
             jnp.where(state.unfinished, token, state.token),
             unfinished,
             pivot,
-            where_needed(unfinished, further, tied.logits, state.blocks),
+            where_needed(unfinished, further, here.logits, state.blocks),
         )
 
     token = jnp.zeros_like(row.peak, jnp.int32)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._reduce import first_round, row_cumsum, row_sum, row_sweep, where_needed
+from jsoftmax._reduce import first_round, row_cumsum, row_sum, row_sweep, tied, where_needed
 from jsoftmax._typing import Along
 
 
@@ -116,10 +116,9 @@ def select(
         start = [jnp.maximum(peak - spread * below, floor) for below in pivoting.below_peak]
         proposed = _propose(search, pivoting, target, total, weights)
         pivots = jnp.where(search.sweeps == 0, _concatenate(start), proposed)
-        # Tied to the sweep: no compiler takes what it computes out of the loop, to be stored.
-        tied, _ = lax.optimization_barrier((x, search.sweeps))
-        scores = score(tied)
-        entries = weights.entries(tied)
+        here = tied(x, search.sweeps)
+        scores = score(here)
+        entries = weights.entries(here)
         nothing = jnp.zeros((), entries.dtype)
         *sums, highest, lowest = row_sweep(
             along,

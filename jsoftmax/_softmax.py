@@ -29,6 +29,7 @@ from jsoftmax._normalizer import (
     KnownPrimals,
     KnownTangents,
     differentiable,
+    log_p_tangent,
     mean_tangent,
     summed,
 )
@@ -331,8 +332,7 @@ def _log_p_jvp(along: Along, primals: KnownPrimals, tangents: KnownTangents) -> 
         logits: Array, peak: Array, mean: Array, tangents: tuple[Array | None, Array | None]
     ) -> Array:
         z = shift(logits, temperature, peak)
-        change = (scaled_tangent(z, *tangents) - mean) * inverse(temperature)
-        return jnp.where(z == -jnp.inf, 0, change).astype(logits.dtype)
+        return log_p_tangent(z, temperature, mean, tangents).astype(logits.dtype)
 
     change = subtract(logits, known.peak, mean, moved)
     return _log_p(logits, temperature, constant, along), change

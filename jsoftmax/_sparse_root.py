@@ -15,11 +15,17 @@ import numpy as np
 from jax import Array, lax
 
 from jsoftmax._exact import halves
-from jsoftmax._reduce import first_round, row_exact_sweep, row_size, row_sweep, stored_on_cpus
+from jsoftmax._reduce import (
+    first_round,
+    row_exact_sweep,
+    row_size,
+    row_sweep,
+    stored_on_cpus,
+    tied,
+)
 from jsoftmax._typing import Along
 
 Tree = TypeVar("Tree")
-Values = TypeVar("Values")
 
 _MOST_SWEEPS = 100
 _FLOOR = 1e-30
@@ -58,11 +64,7 @@ def _for_sweeps(of: Callable[[Array], Tree], logits: Array) -> Callable[[Array],
     stored = of(logits)
 
     def at(sweep: Array) -> Tree:
-        def tied(x: Values) -> Values:
-            # To the sweep: no compiler takes what it computes out of the loop, to be stored.
-            return lax.optimization_barrier((x, sweep))[0]
-
-        return stored_on_cpus(tied(stored), of, tied(logits))
+        return stored_on_cpus(tied(stored, sweep), of, tied(logits, sweep))
 
     return at
 

@@ -208,11 +208,12 @@ def half_gradient_is_rounded_float32(entry: Entry, batch: Batch, settings: Numbe
     if batch.x.dtype == np.float64:
         return Verdict(np.zeros(len(batch.x), bool), np.zeros(len(batch.x), bool))
     half = HALF[batch.seed % 2]
-    given = (batch.x, batch.tangent, batch.cotangent)
-    x, tangent, cotangent = (of.astype(half).astype(np.float32) for of in given)
-    wide = dataclasses.replace(batch, x=x, tangent=tangent, cotangent=cotangent)
+    given = {"x": batch.x, "tangent": batch.tangent, "cotangent": batch.cotangent}
+    short = {name: of.astype(half) for name, of in given.items()}
+    narrow = dataclasses.replace(batch, **short)
+    wide = dataclasses.replace(batch, **{n: of.astype(np.float32) for n, of in short.items()})
     settings, facts, moderate = even(entry, wide, settings)
-    _, _, got, _ = derivatives(entry, wide, settings, half)
+    _, _, got, _ = derivatives(entry, narrow, settings)
     moved, _, want, _ = derivatives(entry, wide, settings)
     size = np.abs(want).astype(np.float64)
     close = 32 * facts.eps * (size + scale_of(moved, facts)[:, None])
@@ -221,8 +222,8 @@ def half_gradient_is_rounded_float32(entry: Entry, batch: Batch, settings: Numbe
     once = 0.5 * float(kind.eps) * size + 2 * float(kind.tiny)
     apart = np.abs(got.astype(np.float64) - want) > once + close
     # A result beyond the floats of half precision is a constant.
-    *_, result = outcome(entry, x, batch.where, settings)
-    finite = np.where(np.isfinite(result), np.abs(result), 0).reshape(len(x), -1)
+    *_, result = outcome(entry, wide.x, batch.where, settings)
+    finite = np.where(np.isfinite(result), np.abs(result), 0).reshape(len(size), -1)
     inside = np.concatenate([size, finite], -1).max(-1) < 0.99 * float(kind.max)
     return Verdict(moderate & inside, apart.any(-1), settings=settings)
 

@@ -86,20 +86,13 @@ def _differentiated(entry: Entry) -> Callable[..., Any]:
     return jax.jit(call)
 
 
-def derivatives(
-    entry: Entry, batch: Batch, settings: Numbers, half: Any = None
-) -> tuple[Row, Row, Row, Row]:
-    """The cotangent, the tangent of the result, and the gradients by the logits and by T.
-
-    Where a dtype of half precision is given: of what that holds of the batch.
-    """
-    x, tangent, cotangent = batch.x, batch.tangent, batch.cotangent
-    if half is not None:
-        x, tangent, cotangent = (of.astype(half) for of in (x, tangent, cotangent))
+def derivatives(entry: Entry, batch: Batch, settings: Numbers) -> tuple[Row, Row, Row, Row]:
+    """The cotangent, the tangent of the result, and the gradients by the logits and by T."""
+    cotangent = batch.cotangent
     if not entrywise(traits(entry)):
         cotangent = cotangent[:, 0]
-    along = tangent, batch.slope
-    found = _differentiated(entry)(x, batch.where, settings, along, cotangent)
+    along = batch.tangent, batch.slope
+    found = _differentiated(entry)(batch.x, batch.where, settings, along, cotangent)
     return cotangent, *map(np.asarray, found)
 
 
