@@ -5,6 +5,7 @@ uv run --group docs docs/families.py [temperature | truncations | sampling]
 From the logits of SmolLM2-135M-Instruct that the tests hold (tests/data/smollm2_logits.npz).
 """
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -167,12 +168,17 @@ def sampling(rows: dict[str, np.ndarray]) -> plt.Figure:
 
 
 def main() -> None:
+    pictures = {draw.__name__: draw for draw in (temperature, truncations, sampling)}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("picture", nargs="?", choices=pictures, help="all by default")
+    only = parser.parse_args().picture
     mpl.use("agg")
     rows = real()
-    for draw in (temperature, truncations, sampling):
-        if sys.argv[1:] not in ([], [draw.__name__]):
-            continue
-        save(draw(rows), draw.__name__)
+    for name, draw in pictures.items():
+        if only in (None, name):
+            save(draw(rows), name)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 uv run --group docs docs/maps.py
 """
 
+import argparse
+
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -92,6 +94,9 @@ def sweeps() -> plt.Figure:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     mpl.use("agg")
     for name, figure in (("maps", each_map()), ("map_sweeps", sweeps())):
         save(figure, name)

@@ -3,6 +3,7 @@
 uv run --group docs --group examples docs/next_token.py
 """
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -94,6 +95,9 @@ def next_token(prompt: str) -> tuple[np.ndarray, list[str]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     mpl.use("agg")
     logits, words = next_token(PROMPT)
     figure = draw(logits, words, f"“{PROMPT} …”: the next token, by SmolLM2-135M-Instruct")

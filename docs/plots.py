@@ -3,6 +3,7 @@
 uv run --group docs --group examples docs/plots.py
 """
 
+import argparse
 import importlib
 import sys
 from collections.abc import Callable
@@ -71,6 +72,9 @@ def panels(width: float, height: float, count: int = 1) -> tuple[plt.Figure, lis
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     mpl.use("agg")
     model, tokenizer = load()
     prompt = tokenizer.encode(PROMPT).ids

@@ -28,6 +28,10 @@ def main() -> int:
     parser.add_argument("--counts", type=Path, help="a folder that keeps the counts of each case")
     parser.add_argument("--report", type=Path, help="the file to write")
     options = parser.parse_args()
+    if options.draws < 1:
+        parser.error(f"--draws must be at least 1, got {options.draws}")
+    if unknown := set(options.cases or []) - set(range(1, len(CASES) + 1)):
+        parser.error(f"--cases must be from 1 to {len(CASES)}, got {sorted(unknown)}")
 
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -266,6 +266,9 @@ def main() -> int:
     parser.add_argument("--state", type=Path, help="a folder to go on from after an interruption")
     parser.add_argument("--again", nargs=6)
     given = parser.parse_args()
+    for name in ("rows", "processes"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(given, name)}")
     strict()
     if given.again:
         again(*given.again)
