@@ -66,6 +66,16 @@ def test_accuracy() -> None:
     test_numerics.test_float32_log_softmax_and_logsumexp_within_an_eps(4096)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_a_sure_row_lacks_keeps_its_digits(dtype: np.dtype) -> None:
+    rest = np.linspace(-40, -25, 4095)
+    with jax.enable_x64(dtype == np.float64):
+        x = np.concatenate([[0], rest]).astype(dtype)
+        got = jsoftmax.logsumexp(x)
+        want = np.log1p(np.sum(np.exp(x[1:].astype(np.float64))))
+        np.testing.assert_allclose(got, want, rtol=32 * np.finfo(dtype).eps)
+
+
 def test_draws(key: jax.Array) -> None:
     x = np.stack([rows.normal(1032, 3.0), rows.bf16(rows.normal(1032, 1.0)), rows.holes(1032)])
     many = np.broadcast_to(x, (20_000, *x.shape))
