@@ -87,7 +87,8 @@ def checked(
 
     Args:
       function: calls functions of jsoftmax, however deep inside `jax.jit`, `jax.vmap`, `jax.grad`,
-        `jax.lax.scan`, `jax.checkpoint` or `jax.shard_map`. Compiled anew for the checks.
+        `jax.lax.scan`, `jax.checkpoint` or `jax.shard_map`. Compiled anew for the checks, by each
+        call of `checked`: keep what it returns.
       allow_empty_rows: whether a row may have nothing allowed, as for labels that are ignored by
         `where` and for padding.
 

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_axis, check_batch, check_count, unbounded
+from jsoftmax._difference import slope_at_zero
 
 __all__ = [
     "assert_mask_keeps",
@@ -23,6 +24,11 @@ __all__ = [
 ]
 
 _Row = np.ndarray[Any, np.dtype[Any]]
+
+_BEYOND = 2.0**-10
+"""How far from the arguments values are compared with gradients."""
+_OF_SLOPE = 1e-4
+"""What a quotient of differences, in float64, may be from the derivative, of its size."""
 
 
 def assert_on_simplex(
@@ -127,12 +133,12 @@ def assert_mask_keeps(
       AssertionError: assert_mask_keeps: row () keeps 2 entries of mass 0.8, less than mass=0.9
     """
     name = "assert_mask_keeps"
-    if mass is not None and (np.ndim(mass) > 0 or not 0 < mass <= 1):
+    if isinstance(mass, str) or (mass is not None and (np.ndim(mass) > 0 or not 0 < mass <= 1)):
         raise ValueError(f"{name}: mass must be a number in (0, 1], got {mass}")
     if count is not None:
         check_count(name, "count", count)
     _no_tracers(name, temperature)
-    scale = _wide(temperature)
+    scale = _wide(_array(name, "temperature", temperature))
     if not (scale > 0).all():
         raise ValueError(f"{name}: temperature must be above 0, got {temperature}")
     x, _ = _floats(name, "logits", logits, axis)
@@ -181,30 +187,34 @@ def assert_stable_gradients(
     rtol: float | None = None,
     atol: float | None = None,
 ) -> None:
-    """Assert that the derivatives of a function of arrays are finite, consistent and accurate.
+    """Assert that the derivatives of a function of arrays are finite, accurate and those it has.
 
     The function and its gradient are computed in the dtypes of the arguments and again in float64.
     With random cotangents u and tangents v in [-1, 1]: every gradient is finite, u . (J v) is
-    (u J) . v, and no entry of u J is further from its float64 value than rtol times the largest of
-    its argument, plus atol. Where a value is infinite (a log-probability of -inf) u is 0.
+    (u J) . v, no entry of u J is further from its float64 value than rtol times the largest of its
+    argument, plus atol, and near the arguments the values of the function, in float64, change as
+    u J says, to within rtol (or 1e-4), along one direction of each argument. Where a value is
+    infinite (a log-probability of -inf) u is 0.
 
     Args:
       function: of the arguments alone; its result is a tree of arrays.
       args: arrays, numbers, or trees of these. What is floating-point is differentiated, the rest
         passed on.
       rtol: relative to the largest entry of a gradient. By default a quarter of the square root of
-        eps, of the coarsest dtype among the arguments: 9e-5 in float32, 0.02 in bfloat16.
+        eps, of the coarsest dtype among the arguments: 9e-5 in float32, 0.02 in bfloat16. With an
+        infinite one gradients are finite and no more is asked.
       atol: absolute, by default 8 eps of that dtype.
 
     Raises:
       AssertionError: a gradient that is not finite, a value that is NaN, forward and reverse mode
-        that differ, or a gradient that has lost its digits.
+        that differ, a gradient that has lost its digits, or a rule that is wrong.
       TypeError: no argument is floating-point, or one is a tracer.
 
     Edge cases: -inf among the arguments is allowed, and stays constant. Of a function with a
     `jax.custom_vjp` (`linear_cross_entropy`) only reverse mode is looked at: it has no other. A
     function that converts to float32 itself is compared with itself. One that draws a token may
-    draw another in float64: give it the token.
+    draw another in float64: give it the token. A rule is not compared with values that have a kink
+    or a jump there, lie on a plateau (a straight-through estimator) or are rounded on the way.
 
     Examples:
       >>> import jax
@@ -217,6 +227,12 @@ def assert_stable_gradients(
       >>> testing.assert_stable_gradients(naive, x)
       Traceback (most recent call last):
       AssertionError: assert_stable_gradients: the gradient of argument 0 is not finite: nan at (0,)
+      >>> square = jax.custom_jvp(lambda x: x * x)
+      >>> square.defjvp(lambda x, dx: (square(*x), x[0] * dx[0]))
+      >>> testing.assert_stable_gradients(square, 3.0)
+      Traceback (most recent call last):
+      AssertionError: assert_stable_gradients: along a direction of argument 0 the gradient says a
+      slope of 0.06435, and the values have one of 0.1287
     """
     name = "assert_stable_gradients"
     labels, arrays, tree = _flat(name, args)
@@ -228,6 +244,8 @@ def assert_stable_gradients(
     absolute = 8 * eps if atol is None else atol
     random = np.random.default_rng(0)
     tangents = [_noise(random, arrays[i]) for i in places]
+    owners = [labels[i].partition("[")[0] for i in places]
+    slopes: list[tuple[str, float, float]] = []
 
     def run(wide: bool) -> tuple[list[_Row], list[_Row], float | None, float]:
         """The values, the gradients, u . (J v) and (u J) . v; in float64 if `wide`.
@@ -242,7 +260,7 @@ def assert_stable_gradients(
             whole = list(arrays)
             for i, x in zip(places, floats, strict=True):
                 whole[i] = x
-            leaves = jax.tree.leaves(function(*tree.unflatten(whole)))
+            leaves = [jnp.asarray(x) for x in jax.tree.leaves(function(*tree.unflatten(whole)))]
             return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
 
         floats = [cast(np.asarray(arrays[i]), arrays[i]) for i in places]
@@ -259,6 +277,8 @@ def assert_stable_gradients(
         if pushed is not None:
             forward = float(sum(_dot(w, x) for w, x in zip(weights, pushed, strict=True)))
         backward = float(sum(_dot(g, v) for g, v in zip(gradients, moved, strict=True)))
+        if wide:
+            slopes.extend(_slopes(of_floats, floats, weights, owners))
         return [_wide(x) for x in values], gradients, forward, backward
 
     values, found, forward, backward = run(wide=False)
@@ -292,6 +312,49 @@ def assert_stable_gradients(
                 f"{name}: the gradient of {labels[i]} is {gradient[at]:.9g} at {at}, and "
                 f"{want[at]:.9g} in float64 (at most {most:.2g} apart)"
             )
+    for label, said, seen in slopes:
+        if abs(seen - said) > max(relative, _OF_SLOPE) * max(abs(seen), abs(said)):
+            raise AssertionError(
+                f"{name}: along a direction of {label} the gradient says a slope of {said:.4g}, "
+                f"and the values have one of {seen:.4g}"
+            )
+
+
+def _slopes(
+    function: Callable[..., list[jax.Array]],
+    at: list[jax.Array],
+    weights: list[jax.Array],
+    owners: list[str],
+) -> list[tuple[str, float, float]]:
+    """What the gradients say of a direction of each argument, and the values, where these tell.
+
+    A little beyond the arguments, where there are no ties and no zeros. The direction is that of
+    the gradient's signs, so that nothing cancels.
+    """
+    random = np.random.default_rng(2)
+
+    def some(like: jax.Array) -> _Row:
+        return np.where(np.isfinite(_wide(like)), random.uniform(0.5, 1, like.shape), 0)
+
+    at = [x + _BEYOND * some(x) for x in at]
+    gradients = [_wide(x) for x in jax.vjp(function, *at)[1](weights)]
+    found: list[tuple[str, float, float]] = []
+    for owner in dict.fromkeys(owners):
+        direction = []
+        for x, g, whose in zip(at, gradients, owners, strict=True):
+            sign = np.where(g == 0, random.choice([-1.0, 1.0], g.shape), np.sign(g))
+            direction.append(sign * some(x) * (whose == owner))
+
+        def value(step: float, direction: list[_Row] = direction) -> float:
+            moved = [x + step * v for x, v in zip(at, direction, strict=True)]
+            results = zip(weights, function(*moved), strict=True)
+            return float(sum(_dot(w, jnp.where(w == 0, 0, y)) for w, y in results))
+
+        said = float(sum(_dot(g, v) for g, v in zip(gradients, direction, strict=True)))
+        seen = slope_at_zero(value, abs(said))
+        if seen is not None:
+            found.append((owner, said, seen))
+    return found
 
 
 def _pushed(
@@ -374,8 +437,8 @@ def _compare(
                 rounded = want.astype(got.dtype).astype(np.float64)
             want = np.where(np.isinf(rounded), rounded, want)
     x = _wide(got)
-    limit = absolute + relative * np.abs(want)
     with np.errstate(invalid="ignore"):
+        limit = absolute + relative * np.abs(want)
         right = (np.abs(x - want) <= limit) & np.isfinite(want)
     bad = ~(right | (x == want) | (np.isnan(x) & np.isnan(want)))
     if bad.any():
@@ -389,7 +452,7 @@ def _compare(
 def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, np.dtype]:
     """The rows in float64, along the last axis, and their dtype."""
     _no_tracers(name, x)
-    array = jnp.asarray(unbounded(x) if argument == "logits" else x)
+    array = _array(name, argument, unbounded(x) if argument == "logits" else x)
     if argument == "logits" and jnp.issubdtype(array.dtype, jnp.integer):
         array = array.astype(jnp.result_type(float))
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -423,13 +486,17 @@ def _flat(name: str, args: tuple[object, ...]) -> tuple[list[str], list[jax.Arra
     labels = [f"argument {path[0].idx}{jax.tree_util.keystr(path[1:])}" for path, _ in found]
     arrays: list[jax.Array] = []
     for label, (_, leaf) in zip(labels, found, strict=True):
-        try:
-            arrays.append(jnp.asarray(leaf))
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"{name}: {label} must be an array or a number, got {type(leaf).__name__}"
-            ) from None
+        arrays.append(_array(name, label, leaf))
     return labels, arrays, tree
+
+
+def _array(name: str, argument: str, x: ArrayLike) -> jax.Array:
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name}: {argument} must be an array or a number, got {type(x).__name__}"
+        ) from None
 
 
 def _widened(x: ArrayLike) -> ArrayLike:

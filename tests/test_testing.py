@@ -309,6 +309,64 @@ def _refuses_tangents_jvp(*_: Any) -> Any:
     raise TypeError("of the function's own")
 
 
+@jax.custom_jvp
+def doubled(x: jax.Array) -> jax.Array:
+    return jax.nn.softmax(x)
+
+
+@doubled.defjvp
+def _doubled_jvp(x: tuple[jax.Array], dx: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y, dy = jax.jvp(jax.nn.softmax, x, dx)
+    return y, 2 * dy
+
+
+@jax.custom_vjp
+def negated(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Its gradient by the scale has the wrong sign."""
+    return scale * jax.nn.softmax(x)
+
+
+negated.defvjp(
+    lambda x, scale: (negated(x, scale), (x, scale)),
+    lambda kept, g: (
+        jax.vjp(lambda x: kept[1] * jax.nn.softmax(x), kept[0])[1](g)[0],
+        -jnp.sum(jax.nn.softmax(kept[0]) * g),
+    ),
+)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_rules_that_are_wrong(dtype: str) -> None:
+    x = jnp.asarray(rows.normal(40, 1.0).reshape(2, 20), dtype)
+    with fails("along a direction of argument 0 the gradient says a slope of .*, and the values"):
+        testing.assert_stable_gradients(doubled, x)
+    with fails("along a direction of argument 1 the gradient says a slope of .*, and the values"):
+        testing.assert_stable_gradients(negated, x, jnp.asarray(0.7, dtype))
+    testing.assert_stable_gradients(doubled, x, rtol=np.inf)
+    # Of what does not depend on x, and of what it is said not to depend on.
+    for function in (lambda x: x - jax.lax.stop_gradient(2 * x), jax.lax.stop_gradient):
+        with fails("along a direction of argument 0"):
+            testing.assert_stable_gradients(function, x)
+
+
+def test_values_that_do_not_tell_the_derivative() -> None:
+    x = jnp.asarray([1.0, 0.0, 0.0, -2.0])
+    testing.assert_stable_gradients(jax.nn.relu, x)
+    testing.assert_stable_gradients(jnp.max, jnp.asarray([1.0, 1.0, 0.0]))
+    testing.assert_stable_gradients(lambda x, t: jsoftmax.softmax(x, temperature=t), x, 0.0)
+    straight = lambda x: x + jax.lax.stop_gradient(jnp.floor(x) - x)  # noqa: E731
+    testing.assert_stable_gradients(straight, x + 0.5)
+    testing.assert_stable_gradients(lambda x: jnp.sin(x.astype("bfloat16")), x, rtol=0.02)
+    testing.assert_stable_gradients(lambda x: jnp.sin(x.astype("float32")), x)
+    # At a stationary point, and where a step changes nothing.
+    testing.assert_stable_gradients(jnp.square, jnp.zeros(3))
+    testing.assert_stable_gradients(jnp.sin, jnp.asarray([1e6, -1e6]), rtol=0.1)
+
+
+def test_results_that_are_no_arrays_of_jax() -> None:
+    testing.assert_stable_gradients(lambda x: (jnp.sum(x), 0, np.ones(2)), jnp.ones(3))
+
+
 def test_forward_and_reverse_mode_that_differ() -> None:
     with fails("forward mode gives .* and reverse mode"):
         testing.assert_stable_gradients(
@@ -409,3 +467,23 @@ def test_a_tracer_is_refused_by_name() -> None:
     for name, use in uses.items():
         with pytest.raises(TypeError, match=f"{name}: values are not known"):
             jax.jit(use)(jnp.zeros(3))
+
+
+def test_arguments_that_are_no_numbers() -> None:
+    x = jnp.array([1.0, 2.0])
+    for argument, call in (
+        ("p", lambda: testing.assert_on_simplex(None)),
+        ("p", lambda: testing.assert_on_simplex("a")),
+        ("logits", lambda: testing.assert_mask_keeps(x > 0, "x")),
+        ("temperature", lambda: testing.assert_mask_keeps(x > 0, x, temperature="x")),
+    ):
+        with pytest.raises(TypeError, match=f"{argument} must be an array or a number, got "):
+            call()
+    with pytest.raises(ValueError, match=r"mass must be a number in \(0, 1\], got x"):
+        testing.assert_mask_keeps(x > 0, x, mass="x")
+
+
+def test_an_infinite_reference_without_a_relative_tolerance() -> None:
+    testing.assert_matches_reference(
+        jsoftmax.log_softmax, jsoftmax.log_softmax, jnp.array([1.0, -jnp.inf]), rtol=0.0, atol=1e-6
+    )
