@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jsoftmax._placement import lie_as
@@ -76,7 +77,10 @@ class Rows(NamedTuple):
         A compiler may otherwise compute them twice, for the maximum and for the comparison with
         it, and round them differently.
         """
-        return self.logits if temperature is None else jax.lax.optimization_barrier(self.logits)
+        # Outside of a trace they are an array already, which a barrier would copy.
+        if temperature is None or not isinstance(self.logits, Tracer):
+            return self.logits
+        return jax.lax.optimization_barrier(self.logits)
 
     def fill_disallowed(self, result: Array, fill: float) -> Array:
         """Give the entries that `where` disallows their value, also in a row that is NaN."""
@@ -483,7 +487,9 @@ def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
             f"{function}: {argument} must be an array or a number, got {type(value).__name__}"
         )
     try:
-        return jnp.asarray(value)
+        # What is beyond the floats is infinite: that is said where it is not allowed.
+        with np.errstate(over="ignore"):
+            return jnp.asarray(value)
     except (TypeError, ValueError):
         got = getattr(value, "dtype", type(value).__name__)
         raise TypeError(

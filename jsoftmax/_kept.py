@@ -35,9 +35,11 @@ def keep(row: Row, settings: Settings) -> Kept:
     """Apply top-k, and then top-p: in the window where that is complete, else by a search."""
     top_k, top_p = settings.top_k, settings.top_p
     if top_k is None:
-        total = None if top_p is None else row.total()
-        limit = None if top_p is None or total is None else top_p_limit(total, top_p)
-        return Kept(row.floor, limit, total, None, jnp.zeros_like(row.invalid))
+        none = jnp.zeros_like(row.invalid)
+        if top_p is None:
+            return Kept(row.floor, None, None, None, none)
+        total = row.total()
+        return Kept(row.floor, top_p_limit(total, top_p), total, None, none)
     selected, window, complete = select_top_k(row, top_k)
     floor = jnp.maximum(row.floor, selected.floor)
     rest = (None, None, window, complete)

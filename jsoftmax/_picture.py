@@ -108,7 +108,8 @@ def check_labels(
     if callable(labels):
         look_up = labels
     else:
-        if isinstance(labels, str) or not hasattr(labels, "__len__"):
+        sequence = hasattr(labels, "__len__") and hasattr(labels, "__getitem__")
+        if isinstance(labels, str) or not sequence:
             raise TypeError(
                 f"{function}: {argument} must be a sequence of strings, got {type(labels).__name__}"
             )

@@ -277,7 +277,10 @@ def mask_logits(logits: ArrayLike, mask: ArrayLike, *, fill: float = -jnp.inf) -
     number = unbounded(fill)
     if isinstance(number, float):
         _check_fill(number, array)
-        return keep_or_fill(keep, array, number)
+        if number == -np.inf:
+            return keep_or_fill(keep, array, number)
+        with np.errstate(over="ignore"):
+            return jnp.where(keep, array, jnp.asarray(number, array.dtype))
     value = check_logits("mask_logits", number, "fill")
     if value.ndim != 0:
         raise ValueError(f"mask_logits: fill must be a single number, got shape {value.shape}")

@@ -578,6 +578,9 @@ def _quantiles(confidence: Array, weight: Array, bins: int) -> Array:
     # weighs nothing, lies there even if no other does.
     ranked = _and_then(jnp.where(weight > 0, confidence, 1), 1)
     ranked, weight = lax.sort((ranked, _and_then(weight, 0)), num_keys=2)
+    # Equal weights are ones: their sums are exact.
+    most = jnp.max(weight)
+    weight = weight / jnp.where(most > 0, most, 1)
     reached = jnp.cumsum(weight)
     # In multiples of 1 / n: whole numbers, and so exact, where the weights are.
     targets = jnp.arange(1, bins, dtype=weight.dtype) * reached[-1]

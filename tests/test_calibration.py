@@ -550,6 +550,19 @@ class TestMeasures:
                 np.testing.assert_array_equal(got.edges, want.edges)
                 chex.assert_trees_all_close(got, want, rtol=1e-5)
 
+    def test_equal_weights_are_none(self) -> None:
+        x, labels = data(100)
+        want = reliability_curve(x, labels, binning="mass", bins=10)
+        for weight in (0.01, 0.7, 1 / 3, 3e-30):
+            weights = np.full(100, weight, np.float32)
+            got = reliability_curve(x, labels, weights=weights, binning="mass", bins=10)
+            chex.assert_trees_all_close(got, want, rtol=1e-6)
+
+    def test_weights_of_0_leave_the_edges_apart(self) -> None:
+        x, labels = data(100)
+        curve = reliability_curve(x, labels, weights=np.zeros(100), binning="mass", bins=5)
+        np.testing.assert_array_equal(curve.edges, [0, 1, 1, 1, 1, 1])
+
     def test_bins_of_equal_mass_hold_equal_mass(self) -> None:
         x, labels = data(900)
         for bins in (3, 15):

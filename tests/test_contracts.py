@@ -651,6 +651,15 @@ def test_mask_logits(dtype: str) -> None:
     np.testing.assert_array_equal(host(filled), np.where(WHERE, host(x), -1024))
 
 
+def test_a_fill_is_a_value_and_no_program() -> None:
+    x, mask = jnp.ones(2), np.array([True, False])
+    function = jax.jit(chex.assert_max_traces(jsoftmax.mask_logits, n=1))
+    for fill in (-2.0, 3.5, 0.0):
+        np.testing.assert_array_equal(function(x, mask, fill=fill), [1, fill])
+        np.testing.assert_array_equal(jsoftmax.mask_logits(x, mask, fill=fill), [1, fill])
+    assert np.signbit(jsoftmax.mask_logits(x, mask, fill=-0.0)[1])
+
+
 @pytest.mark.parametrize("fill", [-(10**10), np.int64(-(10**10)), np.asarray(-(10**10))])
 def test_mask_logits_with_a_large_integer(fill: Any) -> None:
     got = jsoftmax.mask_logits(jnp.ones(2), np.array([True, False]), fill=fill)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jsoftmax
+from jsoftmax import calibration
 from tests import rows
 from tests.registry import FUNCTIONS, REGISTRY, Entry
 
@@ -335,3 +336,11 @@ def test_a_fill_is_one_number() -> None:
         np.testing.assert_array_equal(filled, np.where(mask, x, np.float32(7)))
     with pytest.raises(ValueError, match=r"fill must be a single number, got shape \(3,\)"):
         jsoftmax.mask_logits(x, mask, fill=rows.normals(3))
+
+
+def test_a_setting_beyond_the_floats_is_infinite_without_a_warning() -> None:
+    x = jnp.array([1.0, 2.0, 0.5])
+    np.testing.assert_allclose(jsoftmax.softmax(x, temperature=1e300), [1 / 3] * 3)
+    assert np.asarray(jsoftmax.top_n_sigma_mask(x, np.float64(1e300))).all()
+    with pytest.raises(ValueError, match=r"brier_score: weights must be .*got weights=1e\+39"):
+        calibration.brier_score(x, 0, weights=np.float64(1e39))

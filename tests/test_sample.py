@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from jsoftmax import log_softmax, sample, sample_and_log_prob, softmax, truncation_mask
-from jsoftmax._draw import _pick_in_block
+from jsoftmax._draw import _pick_in_block, pick
+from jsoftmax._typing import Along
 from tests import real_logits, reference, rows
 from tests.reference import Row
 from tests.statistics import ALARM, assert_fits
@@ -384,6 +385,14 @@ def test_real_logits(key: jax.Array) -> None:
     tokens = np.concatenate([draw(k, logits) for k in jax.random.split(key, 16)], axis=1)
     for row, probability in zip(tokens, p, strict=True):
         assert_fits(np.bincount(row, minlength=probability.size), probability, "real logits")
+
+
+@pytest.mark.parametrize("large", [64, 200])
+def test_the_largest_uniform_picks_the_last_entry_however_small(large: int) -> None:
+    weight = np.random.default_rng(3).uniform(0.5, 1, large).astype(np.float32)
+    weight = jnp.concatenate([weight, jnp.full(3, 1e-6)])
+    ones = jnp.full((2, 1), 2**32 - 1, jnp.uint32)
+    assert int(pick(ones, weight, Along(-1))[0]) == large + 2
 
 
 def test_picks_among_many_groups_of_a_long_block() -> None:

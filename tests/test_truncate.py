@@ -228,3 +228,11 @@ def test_top_n_sigma_has_no_scale(scale: float) -> None:
     x = np.array([1, 2, 3, 4, 10], np.float32)
     kept = jsoftmax.top_n_sigma_mask(x * np.float32(scale), 2.2)
     np.testing.assert_array_equal(kept, [False, False, False, True, True])
+
+
+def test_top_n_sigma_of_logits_whose_differences_are_denormal() -> None:
+    tiny, eps = np.finfo(np.float32).tiny, np.finfo(np.float32).eps
+    x = 4 * tiny * (1 + eps * np.array([1, 2, 3, 4, 10], np.float32))
+    np.testing.assert_array_equal(
+        jsoftmax.top_n_sigma_mask(x, 2.2), [False, False, False, True, True]
+    )
