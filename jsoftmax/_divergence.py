@@ -14,23 +14,17 @@ from jsoftmax._checks import (
     check_rows,
     check_temperature,
     common_dtype,
-    compute_dtype,
 )
+from jsoftmax._derivative import Tangents, recomputed, widened, with_derivative
 from jsoftmax._exact import add_exactly
 from jsoftmax._exp import exp
-from jsoftmax._normalizer import (
-    Known,
-    KnownPrimals,
-    KnownTangents,
-    contract,
-    depth_sum,
-    differentiable,
-    normalizer,
-    summed,
-)
+from jsoftmax._normalizer import Known, depth_sum, differentiable, summed
 from jsoftmax._reduce import row_peak, row_sum
-from jsoftmax._shift import divide, drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._shift import divide, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
+
+_CLOSE = 0.5
+"""For logarithms of p and q that are no further apart: differences by a series."""
 
 
 def entropy(
@@ -83,33 +77,68 @@ def entropy(
 @partial(jax.jit, static_argnums=2)
 def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
     """Entropy in the compute dtype, with the axis kept."""
-    return _entropy_of(logits, temperature, summed(logits, temperature, along), along)
+    return _entropy_of(logits, temperature, *_depth(logits, temperature, along), along)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _entropy_of(logits: Array, temperature: Array | None, known: Known, along: Along) -> Array:
-    # H = log s - sum exp(z) z / s
-    peak = row_peak(logits.astype(compute_dtype(logits.dtype)), along)
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _depth(logits: Array, temperature: Array | None, along: Along) -> tuple[Known, Array]:
+    """What is known of a row, and its depth sum p (-z), as constants: see `summed`."""
+    known = summed(logits, temperature, along)
+    peak = row_peak(logits.astype(known.peak.dtype), along)
     z = shift(logits, temperature, peak)
-    return known.log_total + depth_sum(z, along) * jnp.exp(-known.log_total)
+    return known, depth_sum(z, along) * jnp.exp(-known.log_total)
+
+
+@partial(_depth.defjvp, symbolic_zeros=True)
+def _depth_jvp(
+    along: Along, primals: tuple[Array, Array | None], _: Tangents
+) -> tuple[tuple[Known, Array], tuple[Known, Array]]:
+    constants = _depth(*primals, along)
+    return constants, jax.tree.map(jnp.zeros_like, constants)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _entropy_of(
+    logits: Array, temperature: Array | None, known: Known, depth: Array, along: Along
+) -> Array:
+    # H = L + sum p (-z)
+    del logits, temperature, along
+    return known.log_total + depth
 
 
 @partial(_entropy_of.defjvp, symbolic_zeros=True)
 def _entropy_of_jvp(
-    along: Along, primals: KnownPrimals, tangents: KnownTangents
+    along: Along,
+    primals: tuple[Array, Array | None, Known, Array],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, object, object],
 ) -> tuple[Array, Array]:
-    # dH = -sum p (log p + H) dz = sum p (-log p) dz - H sum p dz
-    logits, temperature, constant = primals
-    peak, log_total, _ = differentiable(logits, temperature, constant, along)
-    result = _entropy_of(logits, temperature, constant, along)
+    logits, temperature, known, depth = primals
+    moved = widened(tangents[:2], depth.dtype)
+    tangent = recomputed(partial(_depth_tangent, along=along))
+    result = _entropy_of(logits, temperature, known, depth, along)
+    return result, tangent(logits, temperature, known, depth, moved)
 
-    def of_surprise(z: Array, p: Array, change: Array) -> Array:
-        # No derivative of any order meets 0 * inf where there is no mass.
-        surprise = jnp.where(p == 0, 0, log_total - z - result)
-        return row_sum(p * surprise * change, along)
 
-    dot = contract(of_surprise, logits, temperature, peak, log_total, tangents[:2])
-    return result, dot * inverse(temperature)
+def _depth_tangent(
+    x: Array,
+    temperature: Array | None,
+    known: Known,
+    depth: Array,
+    moved: tuple[Array | None, ...],
+    along: Along,
+    less: float = 0.0,
+) -> Array:
+    """Compute dH = sum p (-z - depth) dz, in which L does not cancel; less dL for that of depth."""
+    of_depth = partial(_depth_tangent, along=along, less=1.0)
+    depth = with_derivative(depth, (x, temperature, known), of_depth)
+    peak, log_total, _ = differentiable(x, temperature, known, along)
+    of_logits, of_temperature = moved[:2]
+    z = shift(x, temperature, peak)
+    p = exp(z) * jnp.exp(-log_total)
+    # No derivative of any order meets 0 * inf where there is no mass.
+    beyond = jnp.where(p == 0, 0, (-z - depth) - less)
+    change = scaled_tangent(z, of_logits, of_temperature, p != 0)
+    return row_sum(p * beyond * change, along) * inverse(temperature)
 
 
 def kl_divergence(
@@ -193,7 +222,7 @@ def _kl_divergence(
     z_q = shift(q_logits, temperature, q_peak)
     p, q = exp(z_p - p_total), exp(z_q - q_total)
     u = _log_ratio((p_logits, q_logits), (z_p, z_q), temperature, known)
-    near = jnp.abs(u) < 0.5
+    near = jnp.abs(u) < _CLOSE
     small = jnp.where(near, u, 0)
     term = jnp.where(near, p * _expm1_beyond_linear(small), q - p - p * u)
     # Not where z_q has overflowed and p has no mass.
@@ -211,10 +240,10 @@ def _known_of_both(
 
     None counts there, not even NaN.
     """
-    of_p = normalizer(p_logits, temperature, along)
+    of_p = summed(p_logits, temperature, along)
     if temperature is not None:
         temperature = jnp.where(of_p.peak == -jnp.inf, 1, temperature)
-    return temperature, of_p, normalizer(q_logits, temperature, along)
+    return temperature, of_p, summed(q_logits, temperature, along)
 
 
 def _log_ratio(
@@ -250,7 +279,7 @@ def _log_ratio(
 
 
 def _expm1_beyond_linear(u: Array) -> Array:
-    """Compute exp(u) - 1 - u for abs(u) < 0.5 by its series."""
+    """Compute exp(u) - 1 - u for abs(u) < `_CLOSE` by its series."""
     series = jnp.zeros_like(u)
     for k in range(8 if u.dtype == jnp.float32 else 16, 1, -1):
         series = (1 + series) * u / k
@@ -263,35 +292,50 @@ def _kl_divergence_jvp(
     primals: tuple[Array, Array, Array | None],
     tangents: tuple[Array | SymbolicZero, Array | SymbolicZero, Array | SymbolicZero | None],
 ) -> tuple[Array, Array]:
-    # dKL = sum p (-u - KL) dz_p + sum (q - p) dz_q, and an infinite KL is constant
     p_logits, q_logits, temperature = primals
     temperature, *known = _known_of_both(p_logits, q_logits, temperature, along)
-    (p_peak, p_total, _), (q_peak, q_total, _) = known
     result = _kl_divergence(p_logits, q_logits, temperature, along)
+    of_p, of_temperature = widened((tangents[0], tangents[2]), result.dtype)
+    of_q, _ = widened((tangents[1], None), result.dtype)
+
+    tangent = recomputed(partial(_kl_tangent, along=along))
+    moved = (of_p, of_q, of_temperature)
+    return result, tangent((p_logits, q_logits), temperature, known, result, moved)
+
+
+def _kl_tangent(
+    logits: tuple[Array, Array],
+    temperature: Array | None,
+    known: Sequence[Known],
+    result: Array,
+    moved: tuple[Array | None, ...],
+    along: Along,
+) -> Array:
+    # dKL = sum p (-u - KL) dz_p + sum (q - p) dz_q, and an infinite KL is constant
+    x, y = logits
+    result = with_derivative(
+        result,
+        (x, y, temperature, known),
+        lambda x, y, *others: _kl_tangent((x, y), *others, along=along),
+    )
+    of_p, of_q = known
+    known = differentiable(x, temperature, of_p, along), differentiable(y, temperature, of_q, along)
+    (p_peak, p_total, _), (q_peak, q_total, _) = known
     constant = (result == jnp.inf) | ((p_peak == -jnp.inf) & ~jnp.isnan(result))
-    of_p, of_temperature = drop_zeros((tangents[0], tangents[2]))
-    of_q, _ = drop_zeros((tangents[1], tangents[2]))
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def recomputed(
-        logits: tuple[Array, Array],
-        temperature: Array | None,
-        finite: Array,
-        tangents: tuple[Array | None, Array | None, Array | None],
-    ) -> Array:
-        of_p, of_q, of_temperature = tangents
-        z_p, z_q = shift(logits[0], temperature, p_peak), shift(logits[1], temperature, q_peak)
-        p, q = exp(z_p) * jnp.exp(-p_total), exp(z_q) * jnp.exp(-q_total)
-        u = _log_ratio(logits, (z_p, z_q), temperature, known)
-        change = jnp.zeros_like(z_p)
-        if of_p is not None or of_temperature is not None:
-            # Where there is no mass the log-ratio may be the largest float.
-            slope = p * (jnp.where(p == 0, 0, u) + finite)
-            change -= slope * scaled_tangent(z_p, of_p, of_temperature, slope != 0)
-        if of_q is not None or of_temperature is not None:
-            change += (q - p) * scaled_tangent(z_q, of_q, of_temperature, q != p)
-        return row_sum(change, along)
-
-    finite = jnp.where(constant, 0, result)
-    dot = recomputed((p_logits, q_logits), temperature, finite, (of_p, of_q, of_temperature))
-    return result, jnp.where(constant, 0, dot * inverse(temperature))
+    of_p, of_q, of_temperature = moved[:3]
+    z_p, z_q = shift(x, temperature, p_peak), shift(y, temperature, q_peak)
+    p, q = exp(z_p) * jnp.exp(-p_total), exp(z_q) * jnp.exp(-q_total)
+    u = _log_ratio((x, y), (z_p, z_q), temperature, known)
+    change = jnp.zeros_like(z_p)
+    if of_p is not None or of_temperature is not None:
+        # Where there is no mass the log-ratio may be the largest float.
+        slope = p * (jnp.where(p == 0, 0, u) + jnp.where(constant, 0, result))
+        change -= slope * scaled_tangent(z_p, of_p, of_temperature, slope != 0)
+    if of_q is not None or of_temperature is not None:
+        # q - p = p (exp(u) - 1) where the two are close.
+        close = (jnp.abs(u) < _CLOSE) & (z_p > -jnp.inf) & (z_q > -jnp.inf)
+        small = jnp.where(close, u, 0)
+        apart = jnp.where(close, p * (small + _expm1_beyond_linear(small)), q - p)
+        change += apart * scaled_tangent(z_q, of_q, of_temperature, apart != 0)
+    dot = row_sum(change, along) * inverse(temperature)
+    return jnp.where(constant, 0, dot)

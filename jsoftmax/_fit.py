@@ -18,12 +18,13 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._checks import compute_dtype
+from jsoftmax._derivative import drop_zeros
 from jsoftmax._exact import unit_near
 from jsoftmax._exp import exp
 from jsoftmax._label import entry
 from jsoftmax._normalizer import normalizer
 from jsoftmax._reduce import first_round, group_max, group_sum, row_peak, row_sweep
-from jsoftmax._shift import drop_zeros, shift
+from jsoftmax._shift import shift
 from jsoftmax._typing import Along
 
 _ROWS = Along(1)

@@ -26,6 +26,6 @@ def entry(logits: Array, index: Array, along: Along) -> Array:
 
 def hits(z: Array, index: Array, along: Along) -> Array:
     """True at the class of each row, computed where it is used: no one-hot array is kept."""
-    size = z.shape[along.axis]
-    local = index - shard_index(along) * size
-    return lax.broadcasted_iota(jnp.int32, z.shape, along.axis) == local
+    axis = along.axis % z.ndim
+    local = index - shard_index(along) * z.shape[axis]
+    return lax.broadcasted_iota(jnp.int32, z.shape, axis) == local

@@ -6,7 +6,7 @@ where the label is nearly certain.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,12 @@ from jsoftmax._checks import (
     check_weight,
     compute_dtype,
 )
+from jsoftmax._derivative import drop_zeros, recomputed, widened, with_derivative
 from jsoftmax._exp import exp
 from jsoftmax._label import entry, hits
-from jsoftmax._normalizer import normalizer
+from jsoftmax._normalizer import less_one, normalizer
 from jsoftmax._reduce import row_size, row_sum
-from jsoftmax._shift import at_temperature, drop_zeros, inverse, scaled_tangent, shift, widened
+from jsoftmax._shift import at_temperature, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -183,11 +184,15 @@ def _log_sum(parts: Parts, temperature: Array | None) -> tuple[Array, Array]:
     return log_sum, jnp.isinf(log_sum) | (limit & (peak != 0))
 
 
+Numbers: TypeAlias = tuple[Array, Array, Array, Array, Array]
+"""The first five of `Parts`."""
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 @partial(jax.jit, static_argnums=(3, 4))
 def _parts_of_label(
     logits: Array, temperature: Array | None, index: Array, along: Along, smooth: bool
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> Numbers:
     peak, log_total, _ = normalizer(logits, temperature, along)
     at_label = shift(entry(logits, index, along), temperature, peak)
     # A compiler may have computed the label's logit and the largest one apart.
@@ -202,37 +207,49 @@ def _parts_of_label_jvp(
     smooth: bool,
     primals: tuple[Array, Array | None, Array],
     tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, SymbolicZero],
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    # dL = sum p dz, d(-z of the label) = -dz there; one fused pass over the row gives all three
+) -> tuple[Numbers, Numbers]:
     logits, temperature, index = primals
     parts = _parts_of_label(logits, temperature, index, along, smooth)
-    peak, log_total = parts[:2]
+    moved = widened(tangents[:2], parts[0].dtype)
+    tangent = recomputed(partial(_tangents_of_label, along=along, smooth=smooth))
+    return parts, tangent(logits, temperature, index, parts, moved)
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def recomputed(
-        logits: Array, temperature: Array | None, known: tuple[Array | None, Array | None]
-    ) -> tuple[Array, Array, Array]:
-        z = shift(logits, temperature, peak)
-        p, at_label = exp(z) * jnp.exp(-log_total), hits(z, index, along) & (z > -jnp.inf)
-        of_total = row_sum(p * (scaled_tangent(z, *known, p != 0) * inverse(temperature)), along)
-        change = scaled_tangent(z, *known, at_label) * inverse(temperature)
-        of_cost = -row_sum(jnp.where(at_label, change, 0), along)
-        of_spread = jnp.zeros_like(peak)
-        if smooth:
-            of_spread = _spread_tangent(parts[4], logits, temperature, known, along)
-        return of_total, of_cost, of_spread
 
-    known = widened(tangents[:2], peak.dtype)
-    of_total, of_cost, of_spread = recomputed(logits, temperature, known)
-    zero = jnp.zeros_like(peak)
-    return parts, (zero, of_total, zero, of_cost, of_spread)
+def _tangents_of_label(
+    x: Array,
+    temperature: Array | None,
+    index: Array,
+    parts: Numbers,
+    moved: tuple[Array | None, ...],
+    along: Along,
+    smooth: bool,
+) -> Numbers:
+    # dL = sum p dz, d(-z of the label) = -dz there. At a label that holds most of the mass both
+    # have dz, of which a gradient takes the difference of two cotangents.
+    tangents = partial(_tangents_of_label, along=along, smooth=smooth)
+    parts = with_derivative(parts, (x, temperature, index), tangents)
+    peak, log_total, _, _, spread = parts
+    z = shift(x, temperature, peak)
+    p, at_label = exp(z) * jnp.exp(-log_total), hits(z, index, along) & (z > -jnp.inf)
+    less, sure = less_one(z, p, log_total)
+    sure &= at_label
+    of_logits, of_temperature = moved[:2]
+    change = scaled_tangent(z, of_logits, of_temperature, (p != 0) | at_label)
+    change = change * inverse(temperature)
+    rest = row_sum(jnp.where(sure, less, p) * jnp.where(p == 0, 0, change), along)
+    at_sure = row_sum(jnp.where(sure, change, 0), along)
+    elsewhere = row_sum(jnp.where(at_label & ~sure, change, 0), along)
+    of_spread = zero = jnp.zeros_like(peak)
+    if smooth:
+        of_spread = _spread_tangent(spread, x, temperature, (of_logits, of_temperature), along)
+    return zero, rest + at_sure, zero, -(at_sure + elsewhere), of_spread
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 @partial(jax.jit, static_argnums=(3, 4))
 def _parts_of_distribution(
     logits: Array, temperature: Array | None, target: Array, along: Along, smooth: bool
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> Numbers:
     peak, log_total, _ = normalizer(logits, temperature, along)
     z = shift(logits, temperature, peak)
     weight = _weight(target, peak)
@@ -248,40 +265,46 @@ def _parts_of_distribution_jvp(
     smooth: bool,
     primals: tuple[Array, Array | None, Array],
     tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, Array | SymbolicZero],
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    # d sum t (-z) = -sum t dz - sum z dt
+) -> tuple[Numbers, Numbers]:
     logits, temperature, target = primals
     parts = _parts_of_distribution(logits, temperature, target, along, smooth)
-    peak, log_total = parts[:2]
-    of_target, _ = drop_zeros((tangents[2], None))
+    moved = (*widened(tangents[:2], parts[0].dtype), *drop_zeros(tangents[2:]))
+    tangent = recomputed(partial(_tangents_of_distribution, along=along, smooth=smooth))
+    return parts, tangent(logits, temperature, target, parts, moved)
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def recomputed(
-        logits: Array,
-        temperature: Array | None,
-        target: Array,
-        known: tuple[Array | None, Array | None],
-        of_target: Array | None,
-    ) -> tuple[Array, Array, Array, Array]:
-        z = shift(logits, temperature, peak)
-        p, weight = exp(z) * jnp.exp(-log_total), _weight(target, peak)
-        of_total = row_sum(p * (scaled_tangent(z, *known, p != 0) * inverse(temperature)), along)
-        absent = z == -jnp.inf
-        of_mass = jnp.zeros_like(peak)
-        change = scaled_tangent(z, *known, weight != 0) * inverse(temperature)
-        of_cost = -row_sum(weight * jnp.where(absent, 0, change), along)
-        if of_target is not None:
-            of_weight = jnp.where(absent, 0, _weight(of_target, peak))
-            of_mass = row_sum(of_weight, along)
-            of_cost = of_cost - row_sum(of_weight * jnp.where(absent, 0, z), along)
-        of_spread = jnp.zeros_like(peak)
-        if smooth:
-            of_spread = _spread_tangent(parts[4], logits, temperature, known, along)
-        return of_total, of_mass, of_cost, of_spread
 
-    known = widened(tangents[:2], peak.dtype)
-    moved = recomputed(logits, temperature, target, known, of_target)
-    return parts, (jnp.zeros_like(peak), *moved)
+def _tangents_of_distribution(
+    x: Array,
+    temperature: Array | None,
+    target: Array,
+    parts: Numbers,
+    moved: tuple[Array | None, ...],
+    along: Along,
+    smooth: bool,
+) -> Numbers:
+    # dL = sum p dz, d sum t (-z) = -sum t dz - sum z dt, as in `_tangents_of_label`
+    tangents = partial(_tangents_of_distribution, along=along, smooth=smooth)
+    parts = with_derivative(parts, (x, temperature, target), tangents)
+    peak, log_total, _, _, spread = parts
+    of_logits, of_temperature, of_target = moved
+    z = shift(x, temperature, peak)
+    absent = z == -jnp.inf
+    p, weight = exp(z) * jnp.exp(-log_total), _weight(target, peak)
+    less, sure = less_one(z, p, log_total)
+    change = scaled_tangent(z, of_logits, of_temperature, (p != 0) | (weight != 0))
+    change = change * inverse(temperature)
+    rest = row_sum(less * jnp.where(p == 0, 0, change), along)
+    elsewhere = row_sum((weight - sure.astype(weight.dtype)) * jnp.where(absent, 0, change), along)
+    at_sure = row_sum(jnp.where(sure, change, 0), along)
+    of_cost = -(at_sure + elsewhere)
+    of_mass = of_spread = jnp.zeros_like(peak)
+    if of_target is not None:
+        of_weight = jnp.where(absent, 0, _weight(of_target, peak))
+        of_mass = row_sum(of_weight, along)
+        of_cost = of_cost - row_sum(of_weight * jnp.where(absent, 0, z), along)
+    if smooth:
+        of_spread = _spread_tangent(spread, x, temperature, (of_logits, of_temperature), along)
+    return jnp.zeros_like(peak), rest + at_sure, of_mass, of_cost, of_spread
 
 
 def _weight(target: Array, peak: Array) -> Array:
@@ -310,7 +333,7 @@ def _spread_tangent(
     spread: Array,
     logits: Array,
     temperature: Array | None,
-    tangents: tuple[Array | None, Array | None],
+    tangents: tuple[Array | None, ...],
     along: Along,
 ) -> Array:
     # It is a multiple of 1 / T, also where the z that it is made of are no floats.

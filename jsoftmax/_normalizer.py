@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._checks import compute_dtype
+from jsoftmax._derivative import Moved, Tangents, recomputed, with_derivative
 from jsoftmax._exact import add_exactly
 from jsoftmax._exp import exp, exp_of_difference, log_exactly
 from jsoftmax._mass import MODERATE, Mass, unshifted_mass
@@ -25,7 +26,7 @@ from jsoftmax._reduce import (
     vary_alike,
     where_needed,
 )
-from jsoftmax._shift import Tangents, drop_zeros, inverse, scaled_tangent, shift
+from jsoftmax._shift import inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_whole
 from jsoftmax._typing import Along
 
@@ -35,6 +36,9 @@ _LEAST_MODERATE = -30.0
 What underflows does not count then.
 """
 _FEW = 1e-9
+
+_SURE = 0.5
+"""L below this: one entry holds more than exp(-1/2) = 0.6 of the mass, all others less than 0.4."""
 
 _MOST = 0.2
 """XLA:CPU's log1p is within 0.7 units in the last place below this, and within 2.6 beyond."""
@@ -140,78 +144,64 @@ def _summed(logits: Array, temperature: Array | None, along: Along) -> Known:
     return lax.platform_dependent(x, cpu=unshifted_first, default=shifted)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def differentiable(logits: Array, temperature: Array | None, known: Known, along: Along) -> Known:
     """The same numbers, with the derivative of L by logits and temperature; others have none."""
-    del logits, temperature, along
-    return known
-
-
-@partial(differentiable.defjvp, symbolic_zeros=True)
-def _differentiable_jvp(
-    along: Along, primals: KnownPrimals, tangents: KnownTangents
-) -> tuple[Known, Known]:
     # dL = sum p dz
-    logits, temperature, known = primals
-    known = differentiable(logits, temperature, known, along)
-    dot = mean_tangent(logits, temperature, known, tangents[:2], along)
-    zero = jnp.zeros_like(dot)
-    return known, Known(zero, dot * inverse(temperature), zero)
+    mean = recomputed(partial(mean_tangent, along=along))
+
+    def tangent(logits: Array, temperature: Array | None, known: Known, moved: Moved) -> Known:
+        of_total = mean(logits, temperature, known, moved)
+        zero = jnp.zeros_like(of_total)
+        return Known(zero, of_total * inverse(temperature), zero)
+
+    return with_derivative(known, (logits, temperature), tangent)
 
 
 def mean_tangent(
-    logits: Array,
-    temperature: Array | None,
-    known: Known,
-    tangents: Tangents,
-    along: Along,
+    logits: Array, temperature: Array | None, known: Known, moved: Moved, along: Along
 ) -> Array:
-    """Compute sum p (T dz)."""
-
-    def mean(_z: Array, p: Array, change: Array) -> Array:
-        return row_sum(p * change, along)
-
-    peak, log_total, _ = known
-    x = logits.astype(compute_dtype(logits.dtype))
-    x, peak = vary_alike((x, peak), along.axis_name)
-    # That which the sum was taken with, where one exp(z) then serves both.
-    peak = lax.platform_dependent(
-        x, peak, cpu=lambda _, peak: peak, default=lambda x, _: row_peak(x, along)
-    )
-    return contract(mean, logits, temperature, peak, log_total, tangents)
+    """Compute sum p (T dz), of logits in the compute dtype."""
+    z = shift(logits, temperature, _summed_from(logits, known, along))
+    p = exp(z) * jnp.exp(-known.log_total)
+    return row_sum(p * scaled_tangent(z, *moved, p != 0), along)
 
 
 def log_p_tangent(
-    z: Array, temperature: Array | None, mean: Array, tangents: tuple[Array | None, Array | None]
-) -> Array:
-    """Compute d log p = dz - sum p dz of these entries, and 0 where log p stays -inf.
-
-    The mean is that of `mean_tangent`.
-    """
-    change = (scaled_tangent(z, *tangents) - mean) * inverse(temperature)
-    return jnp.where(z == -jnp.inf, 0, change)
-
-
-def contract(
-    of: Callable[[Array, Array, Array], Array],
     logits: Array,
     temperature: Array | None,
-    peak: Array,
-    log_total: Array,
-    tangents: Tangents,
+    known: Known,
+    moved: Moved,
+    along: Along,
+    at: Callable[[Array], Array] = lambda row: row,
 ) -> Array:
-    """A sum over the row of z, p and T dz; the backward pass keeps the logits, not p."""
+    """Compute d log p = dz - sum p dz of some entries of a row, and 0 where log p stays -inf.
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def recomputed(
-        logits: Array,
-        temperature: Array | None,
-        peak: Array,
-        log_total: Array,
-        tangents: tuple[Array | None, Array | None],
-    ) -> Array:
-        z = shift(logits, temperature, peak)
-        p = exp(z) * jnp.exp(-log_total)
-        return of(z, p, scaled_tangent(z, *tangents, p != 0))
+    Of logits in the compute dtype. What an entry that holds most of the mass has in common with the
+    mean is left out of both. (In this order: a transpose adds up what comes last first.)
+    """
+    z = shift(logits, temperature, _summed_from(logits, known, along))
+    change = scaled_tangent(z, *moved)
+    p = exp(z) * jnp.exp(-known.log_total)
+    less, sure = less_one(z, p, known.log_total)
+    counts = change if moved[1] is None else jnp.where(p == 0, 0, change)
+    rest = row_sum(less * counts, along)
+    at_sure = row_sum(jnp.where(sure, change, 0), along)
+    tangent = ((at(change) - at_sure) - rest) * inverse(temperature)
+    return jnp.where(at(z) == -jnp.inf, 0, tangent)
 
-    return recomputed(logits, temperature, peak, log_total, drop_zeros(tangents))
+
+def less_one(z: Array, p: Array, log_total: Array) -> tuple[Array, Array]:
+    """P - 1 at an entry that holds most of the mass, p at others; and which is such an entry.
+
+    There z is 0, and p - 1 = expm1(-L) keeps the digits that p has lost.
+    """
+    sure = (log_total < _SURE) & (z > log_total - 1.1 * _SURE)
+    return jnp.where(sure, jnp.expm1(-log_total), p), sure
+
+
+def _summed_from(x: Array, known: Known, along: Along) -> Array:
+    """The largest entry, as that which the sum was taken with: one exp(z) then serves both."""
+    x, peak = vary_alike((x, known.peak), along.axis_name)
+    return lax.platform_dependent(
+        x, peak, cpu=lambda _, peak: peak, default=lambda x, _: row_peak(x, along)
+    )

@@ -157,7 +157,11 @@ class OnlineSoftmax(NamedTuple):
         return _finish(self)
 
     def logsumexp(self) -> Array:
-        """Logarithm of the sum of exp(logit), [...]: -inf where nothing was allowed."""
+        """Logarithm of the sum of exp(logit), [...]: -inf where nothing was allowed.
+
+        To within an eps of the sum: what one entry holds all of but for less, it does not tell, as
+        `jsoftmax.logsumexp` does.
+        """
         return _logsumexp(self)
 
 

@@ -13,13 +13,14 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_key, check_rows
+from jsoftmax._derivative import Moved, recomputed, widened
 from jsoftmax._draw import blocks_in_window, draw, entry_at
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import Kept, cut, keep
-from jsoftmax._normalizer import log_p_tangent, log_sum_exp, mean_tangent, normalizer
-from jsoftmax._reduce import first_round, tied, vary_alike, where_needed
+from jsoftmax._label import hits
+from jsoftmax._normalizer import Known, differentiable, log_p_tangent, log_sum_exp, summed
+from jsoftmax._reduce import first_round, row_sum, tied, vary_alike, where_needed
 from jsoftmax._row import Row, Settings, check_settings, row_of
-from jsoftmax._shift import shift, widened
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -244,12 +245,20 @@ def _differentiable_jvp(
         # Where nothing is allowed none counts, not even NaN.
         temperature = jnp.where(log_prob == -jnp.inf, 1, temperature)
     kept = x if mask is None else jnp.where(mask, x, jnp.asarray(-jnp.inf, x.dtype))
-    known = normalizer(kept, temperature, along)
-    of_logits, of_temperature = moved = widened(tangents[:2], log_prob.dtype)
-    mean = mean_tangent(kept, temperature, known, moved, along)
-    z = shift(entry_at(kept, token, along), temperature, known.peak)
-    of_token = None if of_logits is None else entry_at(of_logits, token, along)
-    return log_prob, log_p_tangent(z, temperature, mean, (of_token, of_temperature))
+
+    @recomputed
+    def tangent(x: Array, temperature: Array | None, constant: Known, moved: Moved) -> Array:
+        known = differentiable(x, temperature, constant, along)
+
+        def at_token(row: Array) -> Array:
+            # Not by its index: XLA adds up the rest of a gradient before what it scatters.
+            return row_sum(jnp.where(hits(row, token, along), row, 0), along)
+
+        return log_p_tangent(x, temperature, known, moved, along, at_token)
+
+    constant = summed(kept, temperature, along)
+    moved = widened(tangents[:2], log_prob.dtype)
+    return log_prob, tangent(kept, temperature, constant, moved)
 
 
 def _draw_truncated(

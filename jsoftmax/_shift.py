@@ -5,16 +5,12 @@ shift. Entries that are not allowed are -inf here, and -inf stays constant under
 """
 
 from functools import partial
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
 
-Tangents: TypeAlias = tuple[Array | SymbolicZero | None, Array | SymbolicZero | None]
-"""Those of the logits and of the temperature; None is zero, too."""
+from jsoftmax._derivative import Tangents, drop_zeros
 
 
 def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
@@ -60,25 +56,6 @@ def _divide_jvp(primals: tuple[Array, Array], tangents: Tangents) -> tuple[Array
         finite = jnp.where(jnp.isfinite(quotient), quotient, 0)
         change = change - finite * of_temperature
     return quotient, divide(change, temperature)
-
-
-def drop_zeros(tangents: Tangents) -> tuple[Array | None, Array | None]:
-    """The tangents of the logits and the temperature, None where one is known to be zero."""
-    of_logits, of_temperature = tangents
-    return (
-        None if isinstance(of_logits, SymbolicZero) else of_logits,
-        None if isinstance(of_temperature, SymbolicZero) else of_temperature,
-    )
-
-
-def widened(tangents: Tangents, dtype: np.dtype) -> tuple[Array | None, Array | None]:
-    """As `drop_zeros`, with that of the logits in the dtype that is computed in.
-
-    For a rule that uses it more than once: the parts of a gradient are then added before they are
-    rounded.
-    """
-    of_logits, of_temperature = drop_zeros(tangents)
-    return None if of_logits is None else of_logits.astype(dtype), of_temperature
 
 
 def scaled_tangent(

@@ -21,6 +21,7 @@ from jsoftmax._checks import (
     compute_dtype,
     keep_or_fill,
 )
+from jsoftmax._derivative import Moved, drop_zeros, recomputed, widened
 from jsoftmax._exact import add_exactly, reciprocal
 from jsoftmax._exp import exp, exp_of_difference
 from jsoftmax._mass import MODERATE, unshifted_weights
@@ -34,7 +35,7 @@ from jsoftmax._normalizer import (
     summed,
 )
 from jsoftmax._reduce import row_exact_sum, row_peak, row_sum, where_needed
-from jsoftmax._shift import drop_zeros, inverse, scaled_tangent, shift, widened
+from jsoftmax._shift import inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -323,19 +324,15 @@ def _log_sum(known: Known) -> tuple[Array, Array]:
 def _log_p_jvp(along: Along, primals: KnownPrimals, tangents: KnownTangents) -> tuple[Array, Array]:
     # d log p = dz - sum p dz, and 0 where log p stays -inf
     logits, temperature, constant = primals
-    known = differentiable(logits, temperature, constant, along)
+
+    @recomputed
+    def tangent(x: Array, temperature: Array | None, constant: Known, moved: Moved) -> Array:
+        known = differentiable(x, temperature, constant, along)
+        return log_p_tangent(x, temperature, known, moved, along).astype(logits.dtype)
+
     moved = widened(tangents[:2], compute_dtype(logits.dtype))
-    mean = mean_tangent(logits, temperature, known, moved, along)
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def subtract(
-        logits: Array, peak: Array, mean: Array, tangents: tuple[Array | None, Array | None]
-    ) -> Array:
-        z = shift(logits, temperature, peak)
-        return log_p_tangent(z, temperature, mean, tangents).astype(logits.dtype)
-
-    change = subtract(logits, known.peak, mean, moved)
-    return _log_p(logits, temperature, constant, along), change
+    result = _log_p(logits, temperature, constant, along)
+    return result, tangent(logits, temperature, constant, moved)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -359,10 +356,16 @@ def _smooth_maximum_jvp(
 ) -> tuple[Array, Array]:
     # d(T L + max x) = sum p (T dz) + L dT
     logits, temperature, constant = primals
-    known = differentiable(logits, temperature, constant, along)
-    tangent = mean_tangent(logits, temperature, known, tangents[:2], along)
-    _, of_temperature = drop_zeros(tangents[:2])
-    if of_temperature is not None:
-        tangent = tangent + known.log_total * of_temperature
+
+    @recomputed
+    def tangent(x: Array, temperature: Array | None, constant: Known, moved: Moved) -> Array:
+        known = differentiable(x, temperature, constant, along)
+        mean = mean_tangent(x, temperature, known, moved, along)
+        _, of_temperature = moved
+        if of_temperature is not None:
+            mean = mean + known.log_total * of_temperature
+        return mean.astype(logits.dtype)
+
+    moved = widened(tangents[:2], compute_dtype(logits.dtype))
     result = _smooth_maximum(logits, temperature, constant, along)
-    return result, tangent.astype(logits.dtype)
+    return result, tangent(logits, temperature, constant, moved)

@@ -52,7 +52,7 @@ QUICKLY_COMPILED = {
     "test_torch",
 }
 # With --quick-compile all are, but for these, whose tolerances are those of whole optimisation.
-WHOLLY_COMPILED = {"test_fenchel_young", "test_numerics"}
+WHOLLY_COMPILED = {"test_digits", "test_fenchel_young", "test_numerics"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -88,6 +88,17 @@ def test_nearly_certain_labels_keep_their_relative_accuracy() -> None:
             np.testing.assert_allclose(got, want, rtol=2e-4 if alpha > 1 else 1e-5)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0])
+def test_labels_of_small_losses_have_all_digits(alpha: float) -> None:
+    """Where the label's probability is between 0.5 and 0.98: both forms of what it lacks."""
+    largest = 4.0 if alpha == 1 else 1 / (alpha - 1)
+    gap = (largest * np.linspace(0.05, 0.8, 40)).astype(np.float32)
+    x = np.stack([gap, np.zeros_like(gap)], -1)
+    want = expected(x, np.array([[1.0, 0.0]] * 40), alpha)
+    assert want.min() > 1e-3
+    np.testing.assert_allclose(loss(x, np.zeros(40, int), alpha, True), want, rtol=2e-6)
+
+
 @forms
 @every_alpha
 def test_never_negative_and_zero_at_the_map(alpha: float, closed: bool) -> None:

@@ -640,3 +640,11 @@ def test_divergence_of_near_rows_in_float64() -> None:
         moved = want > 0.001
         assert moved.sum() > 10
         np.testing.assert_allclose(got[moved], want[moved].astype(np.float64), rtol=1e-13)
+
+
+def test_smoothing_at_a_temperature_near_the_largest_float() -> None:
+    x = jnp.array([0.0, 1e38, -3e38, 2e38])
+    got = cross_entropy(x, jnp.array(1), label_smoothing=0.5, temperature=3e38)
+    z = np.asarray(x, np.float64) / 3e38
+    log_p = z - np.log(np.exp(z).sum())
+    np.testing.assert_allclose(got, -(0.5 * log_p[1] + 0.5 * log_p.mean()), rtol=1e-6)

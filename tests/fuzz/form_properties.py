@@ -1,6 +1,7 @@
 """Properties of the forms of one call: where the axis lies, settings and masks of fewer dimensions,
 which class is the label, rows one by one, operations one by one. None of them changes a result."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -161,6 +162,9 @@ def vmapped_alike(entry: Entry, batch: Batch, settings: Numbers) -> Verdict:
     ]
     want = [np.stack(of_rows) for of_rows in zip(*alone, strict=True)]
     facts = Facts(batch.x, batch.where, settings)
+    if entry.kind == "token":
+        verdict = drawn_alike(entry, mapped, want, batch, settings, facts)
+        return dataclasses.replace(verdict, checked=facts.sound | facts.broken)
     wrong, _ = alike(entry, mapped, want, batch, settings, facts)
     return Verdict(facts.sound | facts.broken, wrong)
 
