@@ -455,7 +455,7 @@ def _sums_backward(plan: Plan, kept: Residuals, cotangents: Sums) -> Gradients:
         share = exp(z)
         mass = scale * share
         at_label = hits(x, index - start, _ROW)
-        less, sure = less_one(z, share, log_total)
+        less, sure = less_one(z, share * jnp.exp(-log_total), log_total)
         of_logits = mass + jnp.where(at_label, of_label, 0)
         of_logits = jnp.where(sure & at_label, ones + of_z * less, of_logits)
         if plan.smooth:

@@ -193,10 +193,17 @@ def log_p_tangent(
 def less_one(z: Array, p: Array, log_total: Array) -> tuple[Array, Array]:
     """P - 1 at an entry that holds most of the mass, p at others; and which is such an entry.
 
-    There z is 0, and p - 1 = expm1(-L) keeps the digits that p has lost.
+    There z is 0, and p - 1 = expm1(-L) keeps the digits that p has lost. (Its derivative is that of
+    p: of L alone it is not, since the largest entry is a constant there, and z is not.)
     """
     sure = (log_total < _SURE) & (z > log_total - 1.1 * _SURE)
-    return jnp.where(sure, jnp.expm1(-log_total), p), sure
+    less = jnp.where(sure, jnp.expm1(-log_total), p)
+
+    def tangent(p: Array, less: Array, moved: tuple[Array | None]) -> Array:
+        del less
+        return jnp.zeros_like(p) if moved[0] is None else moved[0]
+
+    return with_derivative(less, (p,), tangent), sure
 
 
 def _summed_from(x: Array, known: Known, along: Along) -> Array:

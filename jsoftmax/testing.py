@@ -138,7 +138,11 @@ def assert_mask_keeps(
     if count is not None:
         check_count(name, "count", count)
     _no_tracers(name, temperature)
-    scale = _wide(_array(name, "temperature", temperature))
+    try:
+        scale = _wide(temperature)
+    except (TypeError, ValueError):
+        got = type(temperature).__name__
+        raise TypeError(f"{name}: temperature must be an array or a number, got {got}") from None
     if not (scale > 0).all():
         raise ValueError(f"{name}: temperature must be above 0, got {temperature}")
     x, _ = _floats(name, "logits", logits, axis)

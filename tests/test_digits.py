@@ -123,6 +123,23 @@ def test_gradient_of_kl_of_distributions_that_are_nearly_the_same(
     assert np.median(np.abs(got - (q - p)) / np.abs(q - p)) <= most
 
 
+@pytest.mark.parametrize(
+    "row", [[8.0, 0.0, -1.0, 1.0], [1.0, 0.5, 0.0, 0.9], [30.0, 0.0, 0.0, 0.0]]
+)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_second_derivative_of_a_loss(loss: Loss, row: list[float]) -> None:
+    """It is that of logsumexp, diag(p) - p p', whatever the label; of sure rows too."""
+    x, along = jnp.array(row), jnp.array([1.0, -0.5, 0.25, 2.0])
+    e = np.exp(np.asarray(x, np.float64) - row[0])
+    p = e / e.sum()
+    exact = p * (along - (p * np.asarray(along, np.float64)).sum())
+    modes = {"reverse over reverse": jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), along))(x)}
+    if loss is not of_weight:
+        modes["forward over reverse"] = jax.jvp(jax.grad(loss), (x,), (along,))[1]
+    for got in modes.values():
+        np.testing.assert_allclose(got, exact, rtol=1e-4, atol=4 * EPS)
+
+
 HALVES: dict[str, Loss] = {
     "logsumexp": logsumexp,
     "entropy": entropy,
