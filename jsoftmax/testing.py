@@ -496,7 +496,8 @@ def _flat(name: str, args: tuple[object, ...]) -> tuple[list[str], list[jax.Arra
 
 def _array(name: str, argument: str, x: ArrayLike) -> jax.Array:
     try:
-        return jnp.asarray(x)
+        # jax 0.10 takes a string for the name of a dtype.
+        return jnp.asarray(None if isinstance(x, str) else x)
     except (TypeError, ValueError):
         raise TypeError(
             f"{name}: {argument} must be an array or a number, got {type(x).__name__}"
