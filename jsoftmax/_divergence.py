@@ -297,7 +297,6 @@ def _kl_divergence_jvp(
     result = _kl_divergence(p_logits, q_logits, temperature, along)
     of_p, of_temperature = widened((tangents[0], tangents[2]), result.dtype)
     of_q, _ = widened((tangents[1], None), result.dtype)
-
     tangent = recomputed(partial(_kl_tangent, along=along))
     moved = (of_p, of_q, of_temperature)
     return result, tangent((p_logits, q_logits), temperature, known, result, moved)

@@ -191,7 +191,7 @@ def log_p_tangent(
 
 
 def less_one(z: Array, p: Array, log_total: Array) -> tuple[Array, Array]:
-    """P - 1 at an entry that holds most of the mass, p at others; and which is such an entry.
+    """Compute p - 1 at an entry that holds most of the mass, p at others; and which is such.
 
     There z is 0, and p - 1 = expm1(-L) keeps the digits that p has lost. (Its derivative is that of
     p: of L alone it is not, since the largest entry is a constant there, and z is not.)
