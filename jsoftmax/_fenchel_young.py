@@ -20,6 +20,7 @@ from jsoftmax._checks import (
     check_rows,
     check_temperature,
 )
+from jsoftmax._derivative import drop_zeros
 from jsoftmax._label import hits
 from jsoftmax._reduce import row_max, row_size, row_sum, row_sweep
 from jsoftmax._shift import inverse, scaled_tangent, shift
@@ -186,9 +187,7 @@ def _loss_jvp(
     # through p here.
     p, target, logits, temperature, alpha = primals
     result = _loss(p, target, logits, temperature, alpha, static_alpha, along)
-    _, of_target, of_logits, of_temperature, of_alpha = (
-        None if isinstance(tangent, SymbolicZero) else tangent for tangent in tangents
-    )
+    _, of_target, of_logits, of_temperature, of_alpha = drop_zeros(tangents)
     if not jnp.issubdtype(target.dtype, jnp.floating):
         of_target = None
 

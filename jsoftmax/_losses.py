@@ -224,20 +224,16 @@ def _tangents_of_label(
     along: Along,
     smooth: bool,
 ) -> Numbers:
-    # dL = sum p dz, d(-z of the label) = -dz there. At a label that holds most of the mass both
-    # have dz, of which a gradient takes the difference of two cotangents.
+    # dL = sum p dz, d(-z of the label) = -dz there
     tangents = partial(_tangents_of_label, along=along, smooth=smooth)
     parts = with_derivative(parts, (x, temperature, index), tangents)
     peak, log_total, _, _, spread = parts
     z = shift(x, temperature, peak)
     p, at_label = exp(z) * jnp.exp(-log_total), hits(z, index, along) & (z > -jnp.inf)
-    less, sure = less_one(z, p, log_total)
-    sure &= at_label
     of_logits, of_temperature = moved[:2]
     change = scaled_tangent(z, of_logits, of_temperature, (p != 0) | at_label)
     change = change * inverse(temperature)
-    rest = row_sum(jnp.where(sure, less, p) * jnp.where(p == 0, 0, change), along)
-    at_sure = row_sum(jnp.where(sure, change, 0), along)
+    rest, at_sure, sure = _tangent_of_total(z, p, log_total, change, at_label, along)
     elsewhere = row_sum(jnp.where(at_label & ~sure, change, 0), along)
     of_spread = zero = jnp.zeros_like(peak)
     if smooth:
@@ -282,7 +278,7 @@ def _tangents_of_distribution(
     along: Along,
     smooth: bool,
 ) -> Numbers:
-    # dL = sum p dz, d sum t (-z) = -sum t dz - sum z dt, as in `_tangents_of_label`
+    # dL = sum p dz, d sum t (-z) = -sum t dz - sum z dt
     tangents = partial(_tangents_of_distribution, along=along, smooth=smooth)
     parts = with_derivative(parts, (x, temperature, target), tangents)
     peak, log_total, _, _, spread = parts
@@ -290,12 +286,10 @@ def _tangents_of_distribution(
     z = shift(x, temperature, peak)
     absent = z == -jnp.inf
     p, weight = exp(z) * jnp.exp(-log_total), _weight(target, peak)
-    less, sure = less_one(z, p, log_total)
     change = scaled_tangent(z, of_logits, of_temperature, (p != 0) | (weight != 0))
     change = change * inverse(temperature)
-    rest = row_sum(less * jnp.where(p == 0, 0, change), along)
+    rest, at_sure, sure = _tangent_of_total(z, p, log_total, change, ~absent, along)
     elsewhere = row_sum((weight - sure.astype(weight.dtype)) * jnp.where(absent, 0, change), along)
-    at_sure = row_sum(jnp.where(sure, change, 0), along)
     of_cost = -(at_sure + elsewhere)
     of_mass = of_spread = jnp.zeros_like(peak)
     if of_target is not None:
@@ -305,6 +299,20 @@ def _tangents_of_distribution(
     if smooth:
         of_spread = _spread_tangent(spread, x, temperature, (of_logits, of_temperature), along)
     return jnp.zeros_like(peak), rest + at_sure, of_mass, of_cost, of_spread
+
+
+def _tangent_of_total(
+    z: Array, p: Array, log_total: Array, change: Array, among: Array, along: Along
+) -> tuple[Array, Array, Array]:
+    """Compute dL = sum p dz in two parts: dz of an entry that holds most of the mass, the second.
+
+    The cost has it too, if that entry is among its own: of the two a gradient takes the difference
+    of two cotangents, before they are rounded. And where that entry is.
+    """
+    less, sure = less_one(z, p, log_total)
+    sure &= among
+    rest = row_sum(jnp.where(sure, less, p) * jnp.where(p == 0, 0, change), along)
+    return rest, row_sum(jnp.where(sure, change, 0), along), sure
 
 
 def _weight(target: Array, peak: Array) -> Array:

@@ -22,6 +22,7 @@ from jsoftmax._checks import (
     compute_dtype,
     keep_or_fill,
 )
+from jsoftmax._derivative import drop_zeros
 from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._shift import inverse, shift
 from jsoftmax._softmax import softmax_of
@@ -207,9 +208,7 @@ def _sparse_map_jvp(
     # ln(p) but for c.
     logits, temperature, alpha, where = primals
     result = _sparse_map(logits, temperature, alpha, where, static_alpha, along, dtype)
-    of_logits, of_temperature, of_alpha = (
-        None if isinstance(tangent, SymbolicZero) else tangent for tangent in tangents[:3]
-    )
+    of_logits, of_temperature, of_alpha = drop_zeros(tangents[:3])
     wide = compute_dtype(logits.dtype)
 
     @jax.checkpoint
