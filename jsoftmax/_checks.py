@@ -4,7 +4,6 @@ What is known at trace time and wrong raises here. What is only known at run tim
 its row.
 """
 
-import math
 import operator
 from collections.abc import Hashable
 from functools import partial
@@ -17,38 +16,10 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jsoftmax._placement import lie_as
+from jsoftmax._dtypes import compute_dtype, has_infinity
 from jsoftmax._reduce import is_symbol, row_sum
-from jsoftmax._typing import Along, Axis, AxisName, Setting
-from jsoftmax._watch import Values, watch_rows, watch_values, watch_weights, watching
-
-_ALLOWED = {
-    "temperature": "a number >= 0 (0 is the arg-max limit, inf is uniform)",
-    "k": "a whole number (k <= 0 or k >= the size of the axis is off)",
-    "p": "a number (p <= 0 keeps the mode, p >= 1 is off)",
-    "min_p": "a number (min_p <= 0 is off)",
-    "mass": "a number (mass >= 1 is off)",
-    "epsilon": "a number (epsilon <= 0 is off)",
-    "n": "a number (n <= 0 is off)",
-    "alpha": "a number in [1, 4] (1 is softmax, 2 is sparsemax)",
-    "label_smoothing": "a number in [0, 1] (0 is off)",
-    "z_loss": "a finite number >= 0 (0 is off)",
-    "logit_softcap": "a number > 0 and no denormal (None and inf are off)",
-    "weights": "finite numbers >= 0 (0 ignores the example)",
-}
-_LARGEST = float(np.finfo(np.float64).max)
-_RANGES = {
-    "temperature": (0.0, np.inf),
-    "alpha": (1.0, 4.0),
-    "label_smoothing": (0.0, 1.0),
-    "z_loss": (0.0, _LARGEST),
-    "logit_softcap": (0.0, np.inf),
-    "weights": (0.0, _LARGEST),
-}
-"""Where a number may lie; elsewhere it is an error. The others may lie anywhere."""
-_SHARES = ("p", "min_p", "mass", "epsilon")
-_MEANT = _RANGES | dict.fromkeys(_SHARES, (0.0, 1.0))
-"""Where a number is when it is meant: it is an error elsewhere for `checked`."""
+from jsoftmax._typing import Along, Axis, AxisName
+from jsoftmax._watch import watch_rows, watch_values, watch_weights, watching
 
 
 class Rows(NamedTuple):
@@ -89,17 +60,6 @@ class Rows(NamedTuple):
         return keep_or_fill(self.where, result, fill)
 
 
-def compute_dtype(dtype: np.dtype) -> np.dtype:
-    """float64 for float64, float32 for every other float."""
-    return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
-
-
-def common_dtype(*arrays: Array) -> np.dtype:
-    """The dtype that all have, or else the widest of those they are computed in."""
-    dtypes = {np.dtype(array.dtype) for array in arrays}
-    return dtypes.pop() if len(dtypes) == 1 else np.result_type(*map(compute_dtype, dtypes))
-
-
 def check_rows(
     function: str,
     logits: ArrayLike,
@@ -121,7 +81,7 @@ def check_rows(
 
 def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> Array:
     """Convert to a floating-point array; integers become the default float."""
-    array = _as_array(function, argument, unbounded(logits))
+    array = as_array(function, argument, unbounded(logits))
     if jnp.issubdtype(array.dtype, jnp.floating):
         return array
     if jnp.issubdtype(array.dtype, jnp.integer):
@@ -130,11 +90,6 @@ def check_logits(function: str, logits: ArrayLike, argument: str = "logits") -> 
         f"{function}: {argument} must be real numbers (a floating-point or integer dtype), "
         f"got dtype {array.dtype}"
     )
-
-
-def has_infinity(dtype: np.dtype) -> bool:
-    """Whether there is an infinity among the floats of a dtype."""
-    return bool(np.isinf(np.asarray(np.inf, dtype)))
 
 
 def check_infinity(function: str, argument: str, array: Array) -> None:
@@ -179,7 +134,7 @@ def check_axis_name(function: str, axis_name: AxisName) -> tuple[Hashable, ...]:
 
 def check_mask(function: str, argument: str, mask: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Convert to a boolean array of the logits' shape."""
-    array = _as_array(function, argument, mask)
+    array = as_array(function, argument, mask)
     if array.dtype != jnp.bool_:
         raise TypeError(
             f"{function}: {argument} must be boolean (True = allowed), got dtype {array.dtype}"
@@ -190,40 +145,6 @@ def check_mask(function: str, argument: str, mask: ArrayLike, shape: tuple[int, 
             f"got shape {array.shape}"
         )
     return jnp.broadcast_to(array, shape)
-
-
-def check_setting(
-    function: str, argument: str, value: Setting, rows: Rows, heeded: Array | None = None
-) -> Array:
-    """Convert to the compute dtype and to a shape that broadcasts against the logits.
-
-    A setting has the batch shape (the logits' shape without the row's axis) or broadcasts to it.
-    `checked` ignores it in the rows that are not `heeded`, or have nothing allowed.
-    """
-    value = unbounded(value)
-    array = _as_array(function, argument, value)
-    if not jnp.issubdtype(array.dtype, jnp.floating) and not jnp.issubdtype(
-        array.dtype, jnp.integer
-    ):
-        raise TypeError(f"{function}: {argument} must be real numbers, got dtype {array.dtype}")
-    if isinstance(value, int | float | np.ndarray | np.generic):
-        _check_static(function, argument, np.asarray(value), rows.compute_dtype)
-    check_batch(function, argument, array.shape, rows.batch, of_hidden=rows.of_hidden)
-    name = argument.removeprefix("top_")
-    if watching():
-        # Not of `rows`: the program that is checked keeps the function, and would keep a tracer.
-        dtype = rows.compute_dtype
-        array = watch_values(
-            function,
-            argument,
-            array,
-            lambda x: _refused(name, x, _MEANT, dtype),
-            _meant(name),
-            _heeded_rows(rows, heeded),
-            instead=1,
-        )
-    array = array.reshape((1,) * (len(rows.batch) - array.ndim) + array.shape)
-    return lie_as(jnp.expand_dims(array, rows.along.axis).astype(rows.compute_dtype), rows.logits)
 
 
 def check_batch(
@@ -246,43 +167,6 @@ def _batch_is(of_hidden: bool) -> str:
     return "hidden's shape without its last axis" if of_hidden else "the logits' shape without axis"
 
 
-def check_temperature(
-    function: str, temperature: Setting, rows: Rows, heeded: Array | None = None
-) -> Array | None:
-    """A temperature as `check_setting`: None for the Python number one, NaN where negative.
-
-    The negative zero becomes the other: it has no reciprocal that is a temperature's.
-    """
-    if type(temperature) in (int, float) and temperature == 1:
-        return None
-    array = check_setting(function, "temperature", temperature, rows, heeded)
-    return _or_nan(_positive_zero(array), 0, math.inf)
-
-
-def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
-    """The Python numbers 1, 1.5 and 2 as they are; else as `check_setting`, NaN outside [1, 4]."""
-    if isinstance(alpha, int | float) and type(alpha) is not bool and alpha in (1, 1.5, 2):
-        return float(alpha)
-    array = check_setting(function, "alpha", alpha, rows)
-    return _or_nan(array, 1, 4)
-
-
-def check_fraction(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
-    """A setting in [0, 1]: None for the Python number zero, NaN where it is outside."""
-    if type(value) in (int, float) and value == 0:
-        return None
-    array = check_setting(function, argument, value, rows)
-    return _or_nan(array, 0, 1)
-
-
-def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
-    """A setting that is finite and not negative: None for the Python number zero, else NaN."""
-    if type(value) in (int, float) and value == 0:
-        return None
-    array = check_setting(function, argument, value, rows)
-    return _or_nan(array, 0, float(jnp.finfo(array.dtype).max))
-
-
 def check_labels(
     function: str,
     labels: ArrayLike,
@@ -300,7 +184,7 @@ def check_labels(
     At run time a label is ignored in a row with nothing allowed and where it is not `heeded`.
     """
     short = _short(labels)
-    array = _as_array(function, "labels", short)
+    array = as_array(function, "labels", short)
     shape, axis = rows.logits.shape, rows.along.axis
     if distribution and jnp.issubdtype(array.dtype, jnp.floating):
         if array.shape != shape:
@@ -347,13 +231,13 @@ def check_labels(
             array,
             lambda x: (x < 0) | (x >= size),
             f"in [0, {size})" + ("" if rows.of_hidden else " (or ignored by where)"),
-            _heeded_rows(rows, heeded),
+            heeded_rows(rows, heeded),
             instead=0,
         )
     return jnp.expand_dims(_index(array, size), axis)
 
 
-def _heeded_rows(rows: Rows, heeded: Array | None) -> Array:
+def heeded_rows(rows: Rows, heeded: Array | None) -> Array:
     """The rows in which labels and settings count, in the batch shape."""
     some = _allowed_rows(rows.logits, rows.along)
     return some if heeded is None else some & heeded
@@ -463,24 +347,13 @@ def keep_or_fill(where: Array, x: Array, fill: float) -> Array:
     return jnp.where(where, x, jnp.asarray(fill, x.dtype))
 
 
-@partial(jax.jit, static_argnums=(1, 2), inline=True)
-def _or_nan(x: Array, least: float, most: float) -> Array:
-    """The numbers from `least` to `most`, and NaN for the others."""
-    return jnp.where((x >= least) & (x <= most), x, jnp.nan)
-
-
-@partial(jax.jit, inline=True)
-def _positive_zero(x: Array) -> Array:
-    return jnp.where(x == 0, 0, x)
-
-
 @partial(jax.jit, static_argnums=1, inline=True)
 def _index(labels: Array, size: int) -> Array:
     """Class indices in int32, -1 where they are out of range."""
     return jnp.where((labels >= 0) & (labels < size), labels.astype(jnp.int32), -1)
 
 
-def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
+def as_array(function: str, argument: str, value: ArrayLike) -> Array:
     kinds = jax.Array | np.ndarray | np.generic | bool | int | float | complex
     if not isinstance(value, kinds) and not hasattr(value, "__jax_array__"):
         raise TypeError(
@@ -497,6 +370,15 @@ def _as_array(function: str, argument: str, value: ArrayLike) -> Array:
         ) from None
 
 
+def unbounded(value: ArrayLike) -> ArrayLike:
+    """Static integers as floats, so that a large one is not wrapped to 32 bits."""
+    if isinstance(value, np.ndarray | np.generic) and np.issubdtype(value.dtype, np.integer):
+        return value.astype(np.float64)
+    if type(value) is int:
+        return float(min(max(value, -(2**1000)), 2**1000))
+    return value
+
+
 def _short(labels: ArrayLike) -> ArrayLike:
     """Static labels without those that jax would wrap: what no int32 holds is out of any range."""
     if type(labels) is int:
@@ -507,46 +389,6 @@ def _short(labels: ArrayLike) -> ArrayLike:
     if array.dtype.kind not in "iu" or array.dtype.itemsize <= 4:
         return labels
     return np.maximum(np.minimum(array, 2**31 - 1).astype(np.int64), -1)
-
-
-def unbounded(value: ArrayLike) -> ArrayLike:
-    """Static integers as floats, so that a large one is not wrapped to 32 bits."""
-    if isinstance(value, np.ndarray | np.generic) and np.issubdtype(value.dtype, np.integer):
-        return value.astype(np.float64)
-    if type(value) is int:
-        return float(min(max(value, -(2**1000)), 2**1000))
-    return value
-
-
-def _check_static(function: str, argument: str, value: np.ndarray, dtype: np.dtype) -> None:
-    name = argument.removeprefix("top_")
-    # As it is, and as it is computed with: denormals are flushed to zero.
-    with np.errstate(over="ignore"):
-        rounded = value.astype(dtype)
-    flushed = np.where(np.abs(rounded) < np.finfo(dtype).tiny, 0, rounded)
-    bad = _refused(name, value, _RANGES, dtype) | _refused(name, flushed, _RANGES, dtype)
-    if bad.any():
-        shown = value[bad].flat[0] if value.ndim else value[()]
-        raise ValueError(f"{function}: {argument} must be {_ALLOWED[name]}, got {argument}={shown}")
-
-
-def _refused(
-    name: str, value: Values, ranges: dict[str, tuple[float, float]], dtype: np.dtype
-) -> Values:
-    """Which of the numbers are NaN, or not what the setting of this name may be in this dtype."""
-    as_float = value.astype(np.float64)
-    least, most = ranges.get(name, (-np.inf, np.inf))
-    bad = ~((as_float >= least) & (as_float <= most))
-    if name == "k":
-        bad |= np.isfinite(as_float) & (as_float != np.floor(as_float))
-    if name == "logit_softcap":
-        # Not compared with 0: where the host computes for a program, denormals equal that.
-        bad |= as_float < float(np.finfo(dtype).tiny)
-    return bad
-
-
-def _meant(name: str) -> str:
-    return "in [0, 1]" if name in _SHARES else _ALLOWED[name]
 
 
 def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:

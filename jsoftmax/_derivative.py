@@ -1,4 +1,4 @@
-"""What derivative rules share: tangents that are zero, what is computed again, what is known.
+"""What derivative rules share: tangents of zero, what is computed again, what is given along.
 
 A rule of a function of half-precision logits widens them once, so that the parts of a derivative of
 any order are added before they are rounded.
@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax._checks import compute_dtype
+from jsoftmax._dtypes import compute_dtype
 
 Tree = TypeVar("Tree")
 
@@ -50,20 +50,20 @@ def recomputed(part: Callable[..., Tree]) -> Callable[..., Tree]:
 
 
 def with_derivative(value: Tree, primals: tuple[Any, ...], tangent_of: Callable[..., Tree]) -> Tree:
-    """A value that is known of the primals, with tangent_of(*primals, value, tangents) as its own.
+    """A value computed of the primals, with tangent_of(*primals, value, tangents) as its own.
 
     A rule then takes along what its function has computed, and has a derivative of its own.
     """
 
     @jax.custom_jvp
-    def known(primals: tuple[Any, ...], value: Tree) -> Tree:
+    def given(primals: tuple[Any, ...], value: Tree) -> Tree:
         del primals
         return value
 
-    @partial(known.defjvp, symbolic_zeros=True)
+    @partial(given.defjvp, symbolic_zeros=True)
     def rule(at: tuple[tuple[Any, ...], Tree], tangents: tuple[Any, Any]) -> tuple[Tree, Tree]:
         primals, value = at
         value = with_derivative(value, primals, tangent_of)
         return value, tangent_of(*primals, value, drop_zeros(tangents[0]))
 
-    return known(primals, value)
+    return given(primals, value)

@@ -9,17 +9,14 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import (
-    check_logits,
-    check_rows,
-    check_temperature,
-    common_dtype,
-)
+from jsoftmax._checks import check_logits, check_rows
 from jsoftmax._derivative import Tangents, recomputed, widened, with_derivative
+from jsoftmax._dtypes import common_dtype
 from jsoftmax._exact import add_exactly
 from jsoftmax._exp import exp
-from jsoftmax._normalizer import Known, depth_sum, differentiable, summed
+from jsoftmax._normalizer import Normalizer, depth_sum, differentiable, summed
 from jsoftmax._reduce import row_peak, row_sum
+from jsoftmax._settings import check_temperature
 from jsoftmax._shift import divide, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -81,48 +78,48 @@ def _entropy(logits: Array, temperature: Array | None, along: Along) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _depth(logits: Array, temperature: Array | None, along: Along) -> tuple[Known, Array]:
+def _depth(logits: Array, temperature: Array | None, along: Along) -> tuple[Normalizer, Array]:
     """What is known of a row, and its depth sum p (-z), as constants: see `summed`."""
-    known = summed(logits, temperature, along)
-    peak = row_peak(logits.astype(known.peak.dtype), along)
+    normalizer = summed(logits, temperature, along)
+    peak = row_peak(logits.astype(normalizer.peak.dtype), along)
     z = shift(logits, temperature, peak)
-    return known, depth_sum(z, along) * jnp.exp(-known.log_total)
+    return normalizer, depth_sum(z, along) * jnp.exp(-normalizer.log_total)
 
 
 @partial(_depth.defjvp, symbolic_zeros=True)
 def _depth_jvp(
     along: Along, primals: tuple[Array, Array | None], _: Tangents
-) -> tuple[tuple[Known, Array], tuple[Known, Array]]:
+) -> tuple[tuple[Normalizer, Array], tuple[Normalizer, Array]]:
     constants = _depth(*primals, along)
     return constants, jax.tree.map(jnp.zeros_like, constants)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _entropy_of(
-    logits: Array, temperature: Array | None, known: Known, depth: Array, along: Along
+    logits: Array, temperature: Array | None, normalizer: Normalizer, depth: Array, along: Along
 ) -> Array:
     # H = L + sum p (-z)
     del logits, temperature, along
-    return known.log_total + depth
+    return normalizer.log_total + depth
 
 
 @partial(_entropy_of.defjvp, symbolic_zeros=True)
 def _entropy_of_jvp(
     along: Along,
-    primals: tuple[Array, Array | None, Known, Array],
+    primals: tuple[Array, Array | None, Normalizer, Array],
     tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None, object, object],
 ) -> tuple[Array, Array]:
-    logits, temperature, known, depth = primals
+    logits, temperature, normalizer, depth = primals
     moved = widened(tangents[:2], depth.dtype)
     tangent = recomputed(partial(_depth_tangent, along=along))
-    result = _entropy_of(logits, temperature, known, depth, along)
-    return result, tangent(logits, temperature, known, depth, moved)
+    result = _entropy_of(logits, temperature, normalizer, depth, along)
+    return result, tangent(logits, temperature, normalizer, depth, moved)
 
 
 def _depth_tangent(
     x: Array,
     temperature: Array | None,
-    known: Known,
+    normalizer: Normalizer,
     depth: Array,
     moved: tuple[Array | None, ...],
     along: Along,
@@ -130,8 +127,8 @@ def _depth_tangent(
 ) -> Array:
     """Compute dH = sum p (-z - depth) dz, in which L does not cancel; less dL for that of depth."""
     of_depth = partial(_depth_tangent, along=along, less=1.0)
-    depth = with_derivative(depth, (x, temperature, known), of_depth)
-    peak, log_total, _ = differentiable(x, temperature, known, along)
+    depth = with_derivative(depth, (x, temperature, normalizer), of_depth)
+    peak, log_total, _ = differentiable(x, temperature, normalizer, along)
     of_logits, of_temperature = moved[:2]
     z = shift(x, temperature, peak)
     p = exp(z) * jnp.exp(-log_total)
@@ -216,12 +213,12 @@ def _kl_divergence(
     The terms p (exp(u) - 1 - u) = q - p - p u, with u = log q - log p, have the same sum, are never
     negative, and hardly feel the rounding of the two normalisers.
     """
-    temperature, *known = _known_of_both(p_logits, q_logits, temperature, along)
-    (p_peak, p_total, _), (q_peak, q_total, _) = known
+    temperature, *normalizers = _normalizers(p_logits, q_logits, temperature, along)
+    (p_peak, p_total, _), (q_peak, q_total, _) = normalizers
     z_p = shift(p_logits, temperature, p_peak)
     z_q = shift(q_logits, temperature, q_peak)
     p, q = exp(z_p - p_total), exp(z_q - q_total)
-    u = _log_ratio((p_logits, q_logits), (z_p, z_q), temperature, known)
+    u = _log_ratio((p_logits, q_logits), (z_p, z_q), temperature, normalizers)
     near = jnp.abs(u) < _CLOSE
     small = jnp.where(near, u, 0)
     term = jnp.where(near, p * _expm1_beyond_linear(small), q - p - p * u)
@@ -233,12 +230,12 @@ def _kl_divergence(
     return jnp.where(nothing, 0, jnp.where(broken, jnp.nan, row_sum(term, along)))
 
 
-def _known_of_both(
+def _normalizers(
     p_logits: Array, q_logits: Array, temperature: Array | None, along: Along
-) -> tuple[Array | None, Known, Known]:
-    """What is known of p and of q, and the temperature: one where p has nothing allowed.
+) -> tuple[Array | None, Normalizer, Normalizer]:
+    """The temperature, and the normalizers of p and of q.
 
-    None counts there, not even NaN.
+    Where p has nothing allowed no temperature matters, not even one that is NaN: it is one there.
     """
     of_p = summed(p_logits, temperature, along)
     if temperature is not None:
@@ -250,7 +247,7 @@ def _log_ratio(
     logits: tuple[Array, Array],
     z: tuple[Array, Array],
     temperature: Array | None,
-    known: Sequence[Known],
+    normalizers: Sequence[Normalizer],
 ) -> Array:
     """Compute log q - log p where both have mass, else 0; each argument is of p and of q.
 
@@ -259,7 +256,7 @@ def _log_ratio(
     both = (z[0] > -jnp.inf) & (z[1] > -jnp.inf)
     apart = z[1] - jnp.where(both, z[0], 0)
     close = both & (jnp.abs(apart) < 1)
-    (p_peak, p_total, p_lack), (q_peak, q_total, q_lack) = known
+    (p_peak, p_total, p_lack), (q_peak, q_total, q_lack) = normalizers
     p_peak, q_peak = (jnp.where(peak == -jnp.inf, 0, peak) for peak in (p_peak, q_peak))
     # In quarters where they are large, so that no difference overflows; no denormals elsewhere.
     large = jnp.maximum(jnp.abs(p_peak), jnp.abs(q_peak)) > 1
@@ -293,19 +290,19 @@ def _kl_divergence_jvp(
     tangents: tuple[Array | SymbolicZero, Array | SymbolicZero, Array | SymbolicZero | None],
 ) -> tuple[Array, Array]:
     p_logits, q_logits, temperature = primals
-    temperature, *known = _known_of_both(p_logits, q_logits, temperature, along)
+    temperature, *normalizers = _normalizers(p_logits, q_logits, temperature, along)
     result = _kl_divergence(p_logits, q_logits, temperature, along)
     of_p, of_temperature = widened((tangents[0], tangents[2]), result.dtype)
     of_q, _ = widened((tangents[1], None), result.dtype)
     tangent = recomputed(partial(_kl_tangent, along=along))
     moved = (of_p, of_q, of_temperature)
-    return result, tangent((p_logits, q_logits), temperature, known, result, moved)
+    return result, tangent((p_logits, q_logits), temperature, normalizers, result, moved)
 
 
 def _kl_tangent(
     logits: tuple[Array, Array],
     temperature: Array | None,
-    known: Sequence[Known],
+    normalizers: Sequence[Normalizer],
     result: Array,
     moved: tuple[Array | None, ...],
     along: Along,
@@ -314,17 +311,20 @@ def _kl_tangent(
     x, y = logits
     result = with_derivative(
         result,
-        (x, y, temperature, known),
+        (x, y, temperature, normalizers),
         lambda x, y, *others: _kl_tangent((x, y), *others, along=along),
     )
-    of_p, of_q = known
-    known = differentiable(x, temperature, of_p, along), differentiable(y, temperature, of_q, along)
-    (p_peak, p_total, _), (q_peak, q_total, _) = known
+    of_p, of_q = normalizers
+    normalizers = (
+        differentiable(x, temperature, of_p, along),
+        differentiable(y, temperature, of_q, along),
+    )
+    (p_peak, p_total, _), (q_peak, q_total, _) = normalizers
     constant = (result == jnp.inf) | ((p_peak == -jnp.inf) & ~jnp.isnan(result))
     of_p, of_q, of_temperature = moved[:3]
     z_p, z_q = shift(x, temperature, p_peak), shift(y, temperature, q_peak)
     p, q = exp(z_p) * jnp.exp(-p_total), exp(z_q) * jnp.exp(-q_total)
-    u = _log_ratio((x, y), (z_p, z_q), temperature, known)
+    u = _log_ratio((x, y), (z_p, z_q), temperature, normalizers)
     change = jnp.zeros_like(z_p)
     if of_p is not None or of_temperature is not None:
         # Where there is no mass the log-ratio may be the largest float.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._blocks import block_at, blocks_of
-from jsoftmax._checks import compute_dtype
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._reduce import row_cumsum, row_max, row_size, row_sum, shard_count, shard_index
 from jsoftmax._row import Row
 from jsoftmax._typing import Along

@@ -91,10 +91,7 @@ def reduce_together(
 
 
 def leading_digits(x: Array, most: Array) -> tuple[Array, Array]:
-    """The digits of x that numbers of `most` in sum, if none is negative, add up without rounding.
-
-    And the rest of x.
-    """
+    """Split x, at least 0 and with a sum near `most`: digits whose sum is exact, and the rest."""
     unit = 1.5 * jnp.minimum(4 * power_of_two(most), 2.0 ** (np.finfo(x.dtype).maxexp - 3))
     leading = (x + unit) - unit
     return leading, x - leading

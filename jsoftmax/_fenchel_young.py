@@ -14,15 +14,11 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import (
-    check_alpha,
-    check_labels,
-    check_rows,
-    check_temperature,
-)
+from jsoftmax._checks import check_labels, check_rows
 from jsoftmax._derivative import drop_zeros
 from jsoftmax._label import hits
 from jsoftmax._reduce import row_max, row_size, row_sum, row_sweep
+from jsoftmax._settings import check_alpha, check_temperature
 from jsoftmax._shift import inverse, scaled_tangent, shift
 from jsoftmax._sparse import bend, deformed_log, log_positive, sparse_map
 from jsoftmax._typing import Along, Axis, AxisName, Setting

@@ -17,13 +17,14 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax._checks import compute_dtype
 from jsoftmax._derivative import drop_zeros
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._exact import unit_near
 from jsoftmax._exp import exp
 from jsoftmax._label import entry
-from jsoftmax._normalizer import normalizer
-from jsoftmax._reduce import first_round, group_max, group_sum, row_peak, row_sweep
+from jsoftmax._loop import first_round
+from jsoftmax._normalizer import normalizer_of
+from jsoftmax._reduce import group_max, group_sum, row_peak, row_sweep
 from jsoftmax._shift import shift
 from jsoftmax._typing import Along
 
@@ -86,7 +87,7 @@ def _fit_jvp(
     ) -> tuple[Array, Array, Array]:
         of_logits, of_weight = known
         of_row = _of_rows(temperature, group)[:, None]
-        peak, log_total, _ = normalizer(logits, of_row, _ROWS)
+        peak, log_total, _ = normalizer_of(logits, of_row, _ROWS)
         z = shift(logits, of_row, peak)
         p = exp(z - log_total)
         z = jnp.where(z == -jnp.inf, 0, z)

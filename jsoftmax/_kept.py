@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsoftmax._reduce import row_size, where_needed
-from jsoftmax._row import Row, Settings
+from jsoftmax._loop import where_needed
+from jsoftmax._reduce import row_size
+from jsoftmax._row import Row
 from jsoftmax._select import Selection, Weights, step_down
+from jsoftmax._settings import Settings
 from jsoftmax._window import Window, window_of
 
 
@@ -60,8 +62,8 @@ def keep(row: Row, settings: Settings) -> Kept:
     above = jnp.cumsum(weight, axis=-1) - weight
     nucleus = jnp.where((above < limit) & (weight > 0), window.x, jnp.inf)
     least = jnp.min(nucleus, axis=-1, keepdims=True)
-    known = complete & (limit < jnp.inf) & (least < jnp.inf)
-    cut = jnp.where(known, jnp.maximum(floor, step_down(least)), searched)
+    answered = complete & (limit < jnp.inf) & (least < jnp.inf)
+    cut = jnp.where(answered, jnp.maximum(floor, step_down(least)), searched)
     return Kept(cut, *rest)
 
 

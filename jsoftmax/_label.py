@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._checks import compute_dtype
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._reduce import row_sum, shard_index
 from jsoftmax._typing import Along
 

@@ -14,25 +14,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import (
-    Rows,
-    check_axis_name,
-    check_block_size,
-    check_fraction,
-    check_labels,
-    check_logits,
-    check_setting,
-    check_temperature,
-    check_weight,
-    common_dtype,
-    compute_dtype,
-)
+from jsoftmax._checks import Rows, check_axis_name, check_block_size, check_labels, check_logits
+from jsoftmax._dtypes import common_dtype, compute_dtype
 from jsoftmax._exp import exp
 from jsoftmax._explicit import by_partitioner
 from jsoftmax._label import entry, hits
 from jsoftmax._losses import Parts, combine
-from jsoftmax._normalizer import less_one, normalizer
+from jsoftmax._normalizer import less_one, normalizer_of
 from jsoftmax._reduce import is_symbol, row_max, row_sum, shard_count, shard_index, vary_alike
+from jsoftmax._settings import check_fraction, check_setting, check_temperature, check_weight
 from jsoftmax._shift import at_temperature, inverse, shift
 from jsoftmax._typing import Along, AxisName, Setting
 from jsoftmax._watch import watch_rows
@@ -397,7 +387,7 @@ def _sums(
 
     def step(start: Array | int, size: int, so_far: Sums | None) -> Sums:
         x, _, _ = _logits(operands, start, size, plan)
-        peak, log_total, _ = normalizer(x, temperature, _ROW)
+        peak, log_total, _ = normalizer_of(x, temperature, _ROW)
         others = jnp.expm1(log_total)
         at_label = entry(x, index - start, _ROW)
         total, count = jnp.zeros_like(peak), jnp.zeros_like(peak)

@@ -14,19 +14,14 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import (
-    check_fraction,
-    check_labels,
-    check_rows,
-    check_temperature,
-    check_weight,
-    compute_dtype,
-)
+from jsoftmax._checks import check_labels, check_rows
 from jsoftmax._derivative import drop_zeros, recomputed, widened, with_derivative
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._exp import exp
 from jsoftmax._label import entry, hits
-from jsoftmax._normalizer import less_one, normalizer
+from jsoftmax._normalizer import less_one, normalizer_of
 from jsoftmax._reduce import row_size, row_sum
+from jsoftmax._settings import check_fraction, check_temperature, check_weight
 from jsoftmax._shift import at_temperature, inverse, scaled_tangent, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -156,7 +151,7 @@ def combine(
     if z_loss is not None:
         log_sum, far = _log_sum(parts, temperature)
         of_square = lax.stop_gradient(jnp.where(far, 0, log_sum))
-        # Larger ones, times a cotangent, would be infinite before a small weight, or 0, meets them.
+        # The derivative of a larger one would be infinite before a small weight, or 0, meets it.
         most = float(jnp.finfo(log_sum.dtype).max) ** 0.75
         far = far | (jnp.abs(of_square) > most) | jnp.isinf(z_loss * of_square * of_square)
         finite = jnp.where(far, 0, log_sum)
@@ -193,7 +188,7 @@ Numbers: TypeAlias = tuple[Array, Array, Array, Array, Array]
 def _parts_of_label(
     logits: Array, temperature: Array | None, index: Array, along: Along, smooth: bool
 ) -> Numbers:
-    peak, log_total, _ = normalizer(logits, temperature, along)
+    peak, log_total, _ = normalizer_of(logits, temperature, along)
     at_label = shift(entry(logits, index, along), temperature, peak)
     # A compiler may have computed the label's logit and the largest one apart.
     cost = -jnp.minimum(at_label, 0)
@@ -246,7 +241,7 @@ def _tangents_of_label(
 def _parts_of_distribution(
     logits: Array, temperature: Array | None, target: Array, along: Along, smooth: bool
 ) -> Numbers:
-    peak, log_total, _ = normalizer(logits, temperature, along)
+    peak, log_total, _ = normalizer_of(logits, temperature, along)
     z = shift(logits, temperature, peak)
     weight = _weight(target, peak)
     mass = row_sum(weight, along)

@@ -13,19 +13,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax._checks import compute_dtype
 from jsoftmax._derivative import Moved, Tangents, recomputed, with_derivative
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._exact import add_exactly
 from jsoftmax._exp import exp, exp_of_difference, log_exactly
+from jsoftmax._loop import where_needed
 from jsoftmax._mass import MODERATE, Mass, unshifted_mass
-from jsoftmax._reduce import (
-    row_exact_sweep,
-    row_mass,
-    row_peak,
-    row_sum,
-    vary_alike,
-    where_needed,
-)
+from jsoftmax._reduce import row_exact_sweep, row_mass, row_peak, row_sum, vary_alike
 from jsoftmax._shift import inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_whole
 from jsoftmax._typing import Along
@@ -44,8 +38,8 @@ _MOST = 0.2
 """XLA:CPU's log1p is within 0.7 units in the last place below this, and within 2.6 beyond."""
 
 
-class Known(NamedTuple):
-    """What is known of a row once it is summed."""
+class Normalizer(NamedTuple):
+    """What a row is normalized by, once it is summed."""
 
     peak: Array
     """The largest entry: a constant under differentiation."""
@@ -58,10 +52,10 @@ class Known(NamedTuple):
 Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
 
-KnownPrimals: TypeAlias = tuple[Array, Array | None, Known]
-"""The same, and what is known of them."""
+SummedPrimals: TypeAlias = tuple[Array, Array | None, Normalizer]
+"""The same, and the normalizer of each row."""
 
-KnownTangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None, object]
+SummedTangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None, object]
 
 
 def log_sum_exp(
@@ -96,14 +90,14 @@ def _log_of(mass: Mass, peak: Array) -> tuple[Array, Array]:
     return jnp.where(most, jnp.log1p(mass.others), log_total), jnp.where(most, 0, lack)
 
 
-def normalizer(logits: Array, temperature: Array | None, along: Along) -> Known:
+def normalizer_of(logits: Array, temperature: Array | None, along: Along) -> Normalizer:
     """The largest entry and L of each row, with the derivative of L."""
-    known = summed(logits, temperature, along)
-    return differentiable(logits, temperature, known, along)
+    normalizer = summed(logits, temperature, along)
+    return differentiable(logits, temperature, normalizer, along)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def summed(logits: Array, temperature: Array | None, along: Along) -> Known:
+def summed(logits: Array, temperature: Array | None, along: Along) -> Normalizer:
     """The same as constants: a function of the row that takes them along sums it once.
 
     And not once more in its derivative rule, where `differentiable` gives L its derivative. (Not by
@@ -114,62 +108,66 @@ def summed(logits: Array, temperature: Array | None, along: Along) -> Known:
 
 
 @partial(summed.defjvp, symbolic_zeros=True)
-def _summed_jvp(along: Along, primals: Primals, _: Tangents) -> tuple[Known, Known]:
-    known = summed(*primals, along)
-    return known, Known(*(jnp.zeros_like(number) for number in known))
+def _summed_jvp(along: Along, primals: Primals, _: Tangents) -> tuple[Normalizer, Normalizer]:
+    normalizer = summed(*primals, along)
+    return normalizer, Normalizer(*(jnp.zeros_like(number) for number in normalizer))
 
 
 @partial(jax.jit, static_argnums=2)
-def _summed(logits: Array, temperature: Array | None, along: Along) -> Known:
+def _summed(logits: Array, temperature: Array | None, along: Along) -> Normalizer:
     x = logits.astype(compute_dtype(logits.dtype))
 
-    def shifted(x: Array) -> Known:
+    def shifted(x: Array) -> Normalizer:
         peak = row_peak(x, along)
         exact = None if temperature is not None else lambda x: exp_of_difference(x, peak)
         mass = row_mass(x, lambda x: shift(x, temperature, peak), along, exact)
         log_total, lack = _log_of(mass, jnp.zeros_like(peak))
-        return Known(jnp.where(mass.total == 0, -jnp.inf, peak), log_total, lack)
+        return Normalizer(jnp.where(mass.total == 0, -jnp.inf, peak), log_total, lack)
 
-    def unshifted_first(x: Array) -> Known:
+    def unshifted_first(x: Array) -> Normalizer:
         peak, mass = unshifted_mass(x, along.axis)
         again = ~((peak > _LEAST_MODERATE) & (peak < MODERATE[1]))
         # What underflowed in a row of small logits may be all there is besides the largest.
         again |= (peak < MODERATE[0]) & (mass.others < _FEW)
         sound = Mass(*(jnp.where(again, 1, number) for number in mass))
-        known = Known(peak, *_log_of(sound, jnp.where(again, 0, peak)))
-        return where_needed(again, shifted, x, known)
+        normalizer = Normalizer(peak, *_log_of(sound, jnp.where(again, 0, peak)))
+        return where_needed(again, shifted, x, normalizer)
 
     if temperature is not None or along.axis_name or not is_whole(x, along.axis):
         return shifted(x)
     return lax.platform_dependent(x, cpu=unshifted_first, default=shifted)
 
 
-def differentiable(logits: Array, temperature: Array | None, known: Known, along: Along) -> Known:
+def differentiable(
+    logits: Array, temperature: Array | None, normalizer: Normalizer, along: Along
+) -> Normalizer:
     """The same numbers, with the derivative of L by logits and temperature; others have none."""
     # dL = sum p dz
     mean = recomputed(partial(mean_tangent, along=along))
 
-    def tangent(logits: Array, temperature: Array | None, known: Known, moved: Moved) -> Known:
-        of_total = mean(logits, temperature, known, moved)
+    def tangent(
+        logits: Array, temperature: Array | None, normalizer: Normalizer, moved: Moved
+    ) -> Normalizer:
+        of_total = mean(logits, temperature, normalizer, moved)
         zero = jnp.zeros_like(of_total)
-        return Known(zero, of_total * inverse(temperature), zero)
+        return Normalizer(zero, of_total * inverse(temperature), zero)
 
-    return with_derivative(known, (logits, temperature), tangent)
+    return with_derivative(normalizer, (logits, temperature), tangent)
 
 
 def mean_tangent(
-    logits: Array, temperature: Array | None, known: Known, moved: Moved, along: Along
+    logits: Array, temperature: Array | None, normalizer: Normalizer, moved: Moved, along: Along
 ) -> Array:
     """Compute sum p (T dz), of logits in the compute dtype."""
-    z = shift(logits, temperature, _summed_from(logits, known, along))
-    p = exp(z) * jnp.exp(-known.log_total)
+    z = shift(logits, temperature, _summed_from(logits, normalizer, along))
+    p = exp(z) * jnp.exp(-normalizer.log_total)
     return row_sum(p * scaled_tangent(z, *moved, p != 0), along)
 
 
 def log_p_tangent(
     logits: Array,
     temperature: Array | None,
-    known: Known,
+    normalizer: Normalizer,
     moved: Moved,
     along: Along,
     at: Callable[[Array], Array] = lambda row: row,
@@ -179,10 +177,10 @@ def log_p_tangent(
     Of logits in the compute dtype. What an entry that holds most of the mass has in common with the
     mean is left out of both. (In this order: a transpose adds up what comes last first.)
     """
-    z = shift(logits, temperature, _summed_from(logits, known, along))
+    z = shift(logits, temperature, _summed_from(logits, normalizer, along))
     change = scaled_tangent(z, *moved)
-    p = exp(z) * jnp.exp(-known.log_total)
-    less, sure = less_one(z, p, known.log_total)
+    p = exp(z) * jnp.exp(-normalizer.log_total)
+    less, sure = less_one(z, p, normalizer.log_total)
     counts = change if moved[1] is None else jnp.where(p == 0, 0, change)
     rest = row_sum(less * counts, along)
     at_sure = row_sum(jnp.where(sure, change, 0), along)
@@ -206,9 +204,9 @@ def less_one(z: Array, p: Array, log_total: Array) -> tuple[Array, Array]:
     return with_derivative(less, (p,), tangent), sure
 
 
-def _summed_from(x: Array, known: Known, along: Along) -> Array:
+def _summed_from(x: Array, normalizer: Normalizer, along: Along) -> Array:
     """The largest entry, as that which the sum was taken with: one exp(z) then serves both."""
-    x, peak = vary_alike((x, known.peak), along.axis_name)
+    x, peak = vary_alike((x, normalizer.peak), along.axis_name)
     return lax.platform_dependent(
         x, peak, cpu=lambda _, peak: peak, default=lambda x, _: row_peak(x, along)
     )

@@ -20,9 +20,8 @@ from jsoftmax._checks import (
     check_logits,
     check_rows,
     check_size,
-    common_dtype,
-    compute_dtype,
 )
+from jsoftmax._dtypes import common_dtype, compute_dtype
 from jsoftmax._exp import exp
 from jsoftmax._reduce import row_max, row_sum, shard_sum
 from jsoftmax._shift import shift

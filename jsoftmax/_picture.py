@@ -15,7 +15,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.typing import ColorType
 
-from jsoftmax._checks import Rows, check_count, check_mask, check_rows, check_temperature
+from jsoftmax._checks import Rows, check_count, check_mask, check_rows
+from jsoftmax._settings import check_temperature
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Setting
 

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from jsoftmax._checks import check_mask, check_rows, check_temperature
+from jsoftmax._checks import check_mask, check_rows
 from jsoftmax._divergence import entropy
 from jsoftmax._picture import (
     BLUE,
@@ -26,6 +26,7 @@ from jsoftmax._picture import (
     open_axes,
     size_in_points,
 )
+from jsoftmax._settings import check_temperature
 from jsoftmax._typing import Setting
 
 _STRIP = (-0.2, 0.13)

@@ -8,14 +8,10 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import (
-    check_flag,
-    check_key,
-    check_rows,
-    check_temperature,
-    compute_dtype,
-)
+from jsoftmax._checks import check_flag, check_key, check_rows
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._reduce import row_peak
+from jsoftmax._settings import check_temperature
 from jsoftmax._softmax import softmax_of
 from jsoftmax._typing import Along, Axis, Setting
 

@@ -8,54 +8,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
-from jsoftmax._checks import Rows, check_setting, check_temperature, compute_dtype
+from jsoftmax._dtypes import compute_dtype
+from jsoftmax._loop import stored_on_cpus
 from jsoftmax._normalizer import depth_sum, log_sum_exp
-from jsoftmax._reduce import (
-    row_max,
-    row_sum,
-    row_sweep,
-    shard_count,
-    stored_on_cpus,
-    vary_alike,
-)
+from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count, vary_alike
 from jsoftmax._select import Selection, Weights, select, step_down
+from jsoftmax._settings import Settings
 from jsoftmax._sweep import sum_blocks
-from jsoftmax._typing import Along, Setting
-
-
-class Settings(NamedTuple):
-    """Checked settings of a truncation, in the compute dtype; None is off."""
-
-    temperature: Array | None
-    top_k: Array | None
-    top_p: Array | None
-    min_p: Array | None
-
-    @property
-    def truncate(self) -> bool:
-        """Whether one of them may drop an entry."""
-        return any(setting is not None for setting in self[1:])
-
-
-def check_settings(
-    function: str,
-    temperature: Setting,
-    top_k: Setting | None,
-    top_p: Setting | None,
-    min_p: Setting | None,
-    rows: Rows,
-) -> Settings:
-    """Check the settings that `truncation_mask` and the samplers share."""
-
-    def check(argument: str, value: Setting | None) -> Array | None:
-        return None if value is None else check_setting(function, argument, value, rows)
-
-    return Settings(
-        check_temperature(function, temperature, rows),
-        check("top_k", top_k),
-        check("top_p", top_p),
-        check("min_p", min_p),
-    )
+from jsoftmax._typing import Along
 
 
 class Scale(NamedTuple):

@@ -18,9 +18,11 @@ from jsoftmax._draw import blocks_in_window, draw, entry_at
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import Kept, cut, keep
 from jsoftmax._label import hits
-from jsoftmax._normalizer import Known, differentiable, log_p_tangent, log_sum_exp, summed
-from jsoftmax._reduce import first_round, row_sum, tied, vary_alike, where_needed
-from jsoftmax._row import Row, Settings, check_settings, row_of
+from jsoftmax._loop import first_round, tied, where_needed
+from jsoftmax._normalizer import Normalizer, differentiable, log_p_tangent, log_sum_exp, summed
+from jsoftmax._reduce import row_sum, vary_alike
+from jsoftmax._row import Row, row_of
+from jsoftmax._settings import Settings, check_settings
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 
@@ -247,14 +249,14 @@ def _differentiable_jvp(
     kept = x if mask is None else jnp.where(mask, x, jnp.asarray(-jnp.inf, x.dtype))
 
     @recomputed
-    def tangent(x: Array, temperature: Array | None, constant: Known, moved: Moved) -> Array:
-        known = differentiable(x, temperature, constant, along)
+    def tangent(x: Array, temperature: Array | None, constant: Normalizer, moved: Moved) -> Array:
+        normalizer = differentiable(x, temperature, constant, along)
 
         def at_token(row: Array) -> Array:
             # Not by its index: XLA adds up the rest of a gradient before what it scatters.
             return row_sum(jnp.where(hits(row, token, along), row, 0), along)
 
-        return log_p_tangent(x, temperature, known, moved, along, at_token)
+        return log_p_tangent(x, temperature, normalizer, moved, along, at_token)
 
     constant = summed(kept, temperature, along)
     moved = widened(tangents[:2], log_prob.dtype)

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._reduce import first_round, row_cumsum, row_sum, row_sweep, tied, where_needed
+from jsoftmax._loop import first_round, tied, where_needed
+from jsoftmax._reduce import row_cumsum, row_sum, row_sweep
 from jsoftmax._typing import Along
 
 
@@ -66,7 +67,7 @@ class Weights(NamedTuple):
     entries: Callable[[Array], Array]
     """All of them, [..., V], or a number: a function, so that none need be stored."""
     at: Callable[[Array], Array]
-    """At least this much weighs an entry with this score."""
+    """A lower bound of what an entry with this score weighs."""
     exact: bool = False
     """Whether their sums are, in any order."""
 

@@ -20,7 +20,7 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     zeros.
     """
     x = logits.astype(peak.dtype)
-    # One that can be subtracted from -inf.
+    # A row with nothing allowed has the peak -inf, and -inf - -inf would be NaN.
     peak = jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
     if temperature is None:
         return x - peak

@@ -14,27 +14,24 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import (
-    check_flag,
-    check_rows,
-    check_temperature,
-    compute_dtype,
-    keep_or_fill,
-)
+from jsoftmax._checks import check_flag, check_rows, keep_or_fill
 from jsoftmax._derivative import Moved, drop_zeros, recomputed, widened
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._exact import add_exactly, reciprocal
 from jsoftmax._exp import exp, exp_of_difference
+from jsoftmax._loop import where_needed
 from jsoftmax._mass import MODERATE, unshifted_weights
 from jsoftmax._normalizer import (
-    Known,
-    KnownPrimals,
-    KnownTangents,
+    Normalizer,
+    SummedPrimals,
+    SummedTangents,
     differentiable,
     log_p_tangent,
     mean_tangent,
     summed,
 )
-from jsoftmax._reduce import row_exact_sum, row_peak, row_sum, where_needed
+from jsoftmax._reduce import row_exact_sum, row_peak, row_sum
+from jsoftmax._settings import check_temperature
 from jsoftmax._shift import inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
@@ -301,34 +298,38 @@ def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Arra
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _log_p(logits: Array, temperature: Array | None, known: Known, along: Along) -> Array:
+def _log_p(logits: Array, temperature: Array | None, normalizer: Normalizer, along: Along) -> Array:
     del along
     # The barrier makes z a value of its own: XLA:CPU would store one that serves the sum as well.
-    known = Known(*lax.optimization_barrier(known))
+    normalizer = Normalizer(*lax.optimization_barrier(normalizer))
     if temperature is not None:
-        return (shift(logits, temperature, known.peak) - known.log_total).astype(logits.dtype)
-    log_sum, lack = _log_sum(known)
+        return (shift(logits, temperature, normalizer.peak) - normalizer.log_total).astype(
+            logits.dtype
+        )
+    log_sum, lack = _log_sum(normalizer)
     x = logits.astype(log_sum.dtype)
     log_p, rest = add_exactly(x, -log_sum)
     return jnp.where(log_p == -jnp.inf, log_p, log_p + (rest - lack)).astype(logits.dtype)
 
 
-def _log_sum(known: Known) -> tuple[Array, Array]:
+def _log_sum(normalizer: Normalizer) -> tuple[Array, Array]:
     """The sum max x + L, the least float for a row with nothing allowed, and what it lacks."""
-    peak = jnp.maximum(known.peak, -jnp.finfo(known.peak.dtype).max)
-    log_sum, rest = add_exactly(peak, known.log_total)
-    return log_sum, known.lack + rest
+    peak = jnp.maximum(normalizer.peak, -jnp.finfo(normalizer.peak.dtype).max)
+    log_sum, rest = add_exactly(peak, normalizer.log_total)
+    return log_sum, normalizer.lack + rest
 
 
 @partial(_log_p.defjvp, symbolic_zeros=True)
-def _log_p_jvp(along: Along, primals: KnownPrimals, tangents: KnownTangents) -> tuple[Array, Array]:
+def _log_p_jvp(
+    along: Along, primals: SummedPrimals, tangents: SummedTangents
+) -> tuple[Array, Array]:
     # d log p = dz - sum p dz, and 0 where log p stays -inf
     logits, temperature, constant = primals
 
     @recomputed
-    def tangent(x: Array, temperature: Array | None, constant: Known, moved: Moved) -> Array:
-        known = differentiable(x, temperature, constant, along)
-        return log_p_tangent(x, temperature, known, moved, along).astype(logits.dtype)
+    def tangent(x: Array, temperature: Array | None, constant: Normalizer, moved: Moved) -> Array:
+        normalizer = differentiable(x, temperature, constant, along)
+        return log_p_tangent(x, temperature, normalizer, moved, along).astype(logits.dtype)
 
     moved = widened(tangents[:2], compute_dtype(logits.dtype))
     result = _log_p(logits, temperature, constant, along)
@@ -341,29 +342,33 @@ def _logsumexp(logits: Array, temperature: Array | None, along: Along) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _smooth_maximum(logits: Array, temperature: Array | None, known: Known, along: Along) -> Array:
+def _smooth_maximum(
+    logits: Array, temperature: Array | None, normalizer: Normalizer, along: Along
+) -> Array:
     del along
     if temperature is not None:
-        log_total = jnp.where(known.log_total == 0, 0, temperature * known.log_total)
-        return (known.peak + log_total).astype(logits.dtype)
-    log_sum, lack = _log_sum(known)
-    return jnp.where(known.peak == -jnp.inf, known.peak, log_sum + lack).astype(logits.dtype)
+        log_total = jnp.where(normalizer.log_total == 0, 0, temperature * normalizer.log_total)
+        return (normalizer.peak + log_total).astype(logits.dtype)
+    log_sum, lack = _log_sum(normalizer)
+    return jnp.where(normalizer.peak == -jnp.inf, normalizer.peak, log_sum + lack).astype(
+        logits.dtype
+    )
 
 
 @partial(_smooth_maximum.defjvp, symbolic_zeros=True)
 def _smooth_maximum_jvp(
-    along: Along, primals: KnownPrimals, tangents: KnownTangents
+    along: Along, primals: SummedPrimals, tangents: SummedTangents
 ) -> tuple[Array, Array]:
     # d(T L + max x) = sum p (T dz) + L dT
     logits, temperature, constant = primals
 
     @recomputed
-    def tangent(x: Array, temperature: Array | None, constant: Known, moved: Moved) -> Array:
-        known = differentiable(x, temperature, constant, along)
-        mean = mean_tangent(x, temperature, known, moved, along)
+    def tangent(x: Array, temperature: Array | None, constant: Normalizer, moved: Moved) -> Array:
+        normalizer = differentiable(x, temperature, constant, along)
+        mean = mean_tangent(x, temperature, normalizer, moved, along)
         _, of_temperature = moved
         if of_temperature is not None:
-            mean = mean + known.log_total * of_temperature
+            mean = mean + normalizer.log_total * of_temperature
         return mean.astype(logits.dtype)
 
     moved = widened(tangents[:2], compute_dtype(logits.dtype))

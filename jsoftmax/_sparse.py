@@ -14,16 +14,11 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import (
-    Rows,
-    check_alpha,
-    check_rows,
-    check_temperature,
-    compute_dtype,
-    keep_or_fill,
-)
+from jsoftmax._checks import Rows, check_rows, keep_or_fill
 from jsoftmax._derivative import drop_zeros
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._reduce import row_max, row_sum
+from jsoftmax._settings import check_alpha, check_temperature
 from jsoftmax._shift import inverse, shift
 from jsoftmax._softmax import softmax_of
 from jsoftmax._sparse_root import solve
@@ -265,7 +260,7 @@ def _sum_beside(x: Array, along: Along) -> Array:
 
 
 def _coarse(x: Array) -> Array:
-    """So few that a thousand numbers of a size add up without rounding."""
+    """X rounded to so few digits that a thousand such numbers of a size add up exactly."""
     kind = np.finfo(x.dtype)
     return lax.reduce_precision(x, kind.nexp, kind.nmant // 4)
 

@@ -15,14 +15,8 @@ import numpy as np
 from jax import Array, lax
 
 from jsoftmax._exact import halves
-from jsoftmax._reduce import (
-    first_round,
-    row_exact_sweep,
-    row_size,
-    row_sweep,
-    stored_on_cpus,
-    tied,
-)
+from jsoftmax._loop import first_round, stored_on_cpus, tied
+from jsoftmax._reduce import row_exact_sweep, row_size, row_sweep
 from jsoftmax._typing import Along
 
 Tree = TypeVar("Tree")
@@ -195,7 +189,7 @@ def _solve_any(
 ) -> tuple[Array, Array]:
     """Newton's method for the norm, inside a bracket where the norm is not convex."""
     epsilon = float(jnp.finfo(peak.dtype).eps)
-    # Of a row with nothing allowed none is asked, not even NaN.
+    # In a row with nothing allowed alpha does not matter, not even one that is NaN.
     kappa = jnp.where(peak == -jnp.inf, 1, kappa)
     # Nothing that rounding shows is between alpha = 1 and this.
     kappa = jnp.where(kappa == 0, epsilon * epsilon, kappa)

@@ -75,7 +75,7 @@ def exact_sum(x: Array, axis: int) -> tuple[Array, Array]:
 
 
 def _themselves(x: Array) -> tuple[Array, Array]:
-    """Numbers >= 0, and 0 where there is none."""
+    """Numbers >= 0 as their own function for `sum_of_pieces`: 0 where a piece was filled up."""
     return jnp.where(x == -jnp.inf, 0, x), jnp.zeros_like(x)
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_rows, check_temperature, compute_dtype
+from jsoftmax._checks import check_rows
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._reduce import row_max
+from jsoftmax._settings import check_temperature
 from jsoftmax._shift import at_temperature, shift
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 

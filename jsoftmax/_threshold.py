@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_rows, check_setting
+from jsoftmax._checks import check_rows
 from jsoftmax._kept import floor_of
 from jsoftmax._reduce import row_exact_sweep, row_sweep
-from jsoftmax._row import Row, Settings, log_ratio, row_and_number, row_of, surprise
+from jsoftmax._row import Row, log_ratio, row_and_number, row_of, surprise
+from jsoftmax._settings import Settings, check_setting
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
 

@@ -18,16 +18,16 @@ from jsoftmax._checks import (
     check_logits,
     check_mask,
     check_rows,
-    check_setting,
-    has_infinity,
     keep_or_fill,
     unbounded,
 )
+from jsoftmax._dtypes import has_infinity
 from jsoftmax._explicit import by_shards
 from jsoftmax._kept import counting, floor_of, select_top_k, select_top_p, top_p_limit
-from jsoftmax._reduce import stored_on_cpus
-from jsoftmax._row import Settings, check_settings, row_and_number, row_of, surprise
+from jsoftmax._loop import stored_on_cpus
+from jsoftmax._row import row_and_number, row_of, surprise
 from jsoftmax._select import Weights, keep_first, select
+from jsoftmax._settings import Settings, check_setting, check_settings
 from jsoftmax._typing import Along, Axis, AxisName, Setting, Ties
 
 

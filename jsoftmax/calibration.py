@@ -14,21 +14,14 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import (
-    check_choice,
-    check_count,
-    check_flag,
-    check_labels,
-    check_rows,
-    check_setting,
-    check_temperature,
-    compute_dtype,
-)
+from jsoftmax._checks import check_choice, check_count, check_flag, check_labels, check_rows
+from jsoftmax._dtypes import compute_dtype
 from jsoftmax._exact import unit_near
 from jsoftmax._fit import fit, telling
 from jsoftmax._label import hits
 from jsoftmax._placement import everywhere, lie_as
 from jsoftmax._reduce import group_sum, is_symbol, row_max
+from jsoftmax._settings import check_setting, check_temperature
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Along, Setting
 from jsoftmax._watch import unwatched, watch_rows

@@ -14,7 +14,8 @@ import jsoftmax
 from jsoftmax._blocks import block_max, block_sum, blocks_of
 from jsoftmax._kept import floor_of
 from jsoftmax._mass import terms, unshifted_mass
-from jsoftmax._row import Settings, row_of
+from jsoftmax._row import row_of
+from jsoftmax._settings import Settings
 from jsoftmax._sweep import exact_sweep, largest, sum_blocks, sweep
 from jsoftmax._typing import Along
 from jsoftmax._window import window_of

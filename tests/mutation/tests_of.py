@@ -21,10 +21,13 @@ class Stage(NamedTuple):
 SAMPLING = Stage(("sample", "contracts"), 12, "sampl")
 TESTS_OF = {
     "_checks": (Stage(("errors",), 3),),
+    "_settings": (Stage(("errors",), 3), Stage(("temperature",), 6)),
+    "_dtypes": (Stage(("errors", "softmax", "losses"), 6),),
     "_reduce": (
         Stage(("engine", "softmax", "sharded"), 12),
         Stage(("collectives",), 12),
     ),
+    "_loop": (Stage(("engine", "select", "softmax"), 6),),
     "_placement": (Stage(("sharded", "plain_jit"), 12),),
     "_derivative": (Stage(("gradients", "digits"), 6),),
     "_shift": (Stage(("softmax", "gradients", "temperature"), 6),),
