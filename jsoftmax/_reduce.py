@@ -74,9 +74,10 @@ def row_sweep(
     maxima: Sequence[Array] = (),
     minima: Sequence[Array] = (),
     slabs: int = SLABS,
+    reads: int = 1,
 ) -> list[Array]:
-    """Sums, largest and smallest entries of functions of one array, in one pass: see `sweep`."""
-    reduced = sweep(sums, maxima, minima, along.axis, slabs)
+    """Sums, largest and smallest entries of functions of a row, in one pass: see `sweep`."""
+    reduced = sweep(sums, maxima, minima, along.axis, slabs, reads)
     if along.axis_name:
         collectives = [lax.psum] * len(sums) + [lax.pmax] * len(maxima) + [lax.pmin] * len(minima)
         reduced = [

@@ -149,13 +149,22 @@ class Row(NamedTuple):
         """Weight of the entries above each pivot, as the cut of top-p is found by."""
         weights = self.weights(self.logits)
         return row_sweep(
-            self.along, sums=[jnp.where(self.x > pivot, weights, 0) for pivot in pivots]
+            self.along, sums=[jnp.where(self.x > pivot, weights, 0) for pivot in pivots], reads=2
         )
 
     def select(
-        self, weights: Weights, target: Array, total: Array, floor: Array, wanted: Array
+        self,
+        weights: Weights,
+        target: Array,
+        total: Array,
+        depth: Array | float,
+        floor: Array,
+        wanted: Array,
     ) -> Selection:
-        """The largest entries above the floor whose weight, of this total, reaches the target."""
+        """The largest entries above the floor whose weight, of this total, reaches the target.
+
+        In units of the temperature, the least of them is guessed to be `depth` below the largest.
+        """
         return select(
             self.logits,
             self.widened,
@@ -164,7 +173,7 @@ class Row(NamedTuple):
             total=total,
             floor=floor,
             peak=self.peak,
-            spread=1.0 if self.scale is None else self.scale.temperature,
+            depth=depth if self.scale is None else depth * self.scale.temperature,
             wanted=wanted & ~self.invalid,
             along=self.along,
         )

@@ -6,10 +6,11 @@ target}, and so {i : score_i >= cut} for the smallest float with A(cut) < target
 
 The cut is found without a sort, between two scores: `under` weighs less than the target, `over`
 does not. A sweep over the row weighs a few pivots between them, placed by interpolation, and finds
-the entries next to the two; it ends when no float is left between them. A batch takes as many
-sweeps as its slowest row: on a language model's logits seven or eight with the three pivots of a
-CPU, six with the six of other targets, where what counts is how often memory is read. (With the
-two entries, eight results: the most that XLA computes in one pass on a GPU.)
+the entries next to the one where the cut is expected: one of these may be the cut, which ends the
+search, as it ends when no float is left between the two scores. A batch takes as many sweeps as its
+slowest row: on a language model's logits four to seven with the three pivots of a CPU, four to six
+with the six of other targets, where what counts is how often memory is read. (With the two entries,
+eight results: the most that XLA computes in one pass on a GPU.)
 """
 
 from collections.abc import Callable
@@ -28,25 +29,26 @@ from jsoftmax._typing import Along
 class _Pivots(NamedTuple):
     """Where the pivots of a sweep go."""
 
-    below_peak: tuple[float, ...]
-    """In the first sweep: so far below the peak, in units of the spread."""
+    first: tuple[float, ...]
+    """In the first sweep: so far below the peak, in units of the depth that is guessed."""
     around: tuple[float, ...]
     """Later: so far from the estimate, of the way to `under` (negative) or to `over`, if many
     entries lie between these, as a multiple of what is expected to be the estimate's error."""
     error: float
     """That error, times the root of the number of entries that lie between the two;"""
     least_error: float
-    most_error: float
-    """within these bounds."""
+    """and no less than this."""
+    nearest: int
+    """Which of them is the estimate itself: the entries next to it are found."""
     interpolated: int
     """From this sweep on every other one divides the floats between the two evenly: where
     interpolation fails, the search then ends in a dozen sweeps or two."""
 
 
 # Found by a search over logits of SmolLM2 and normal ones.
-_ON_CPU = _Pivots((3.0, 4.4, 9.0), (-0.15, 0.018, 0.15), 1.0, 1.0, 1.0, 5)
+_ON_CPU = _Pivots((0.51, 1.0, 1.17), (-0.25, 0.01, 0.33), 2.6, 0.225, 1, 5)
 _ELSEWHERE = _Pivots(
-    (0.7, 2.4, 2.9, 5.1, 8.6, 11.0), (-0.88, -0.26, -0.13, 0.026, 0.35, 2.4), 2.3, 0.0025, 0.95, 4
+    (0.36, 0.59, 0.9, 1.0, 1.11, 1.26), (-0.89, -0.29, -0.13, 0.0, 0.085, 0.39), 3.5, 0.44, 3, 4
 )
 
 
@@ -70,6 +72,8 @@ class Weights(NamedTuple):
     """A lower bound of what an entry with this score weighs."""
     exact: bool = False
     """Whether their sums are, in any order."""
+    reads: int = 2
+    """How many arrays are read for an entry's score and weight, where these are stored."""
 
 
 class _Search(NamedTuple):
@@ -90,7 +94,7 @@ def select(
     total: Array,
     floor: Array,
     peak: Array,
-    spread: Array | float,
+    depth: Array | float,
     wanted: Array,
     along: Along,
 ) -> Selection:
@@ -104,7 +108,7 @@ def select(
       total: the weight of all entries above the floor, or more, per row.
       floor: per row; only entries with scores above it can be selected.
       peak: no score is larger; per row.
-      spread: a guess at how far below the peak the target is reached, per row.
+      depth: a guess at how far below the peak the cut is, per row.
       wanted: per row; where it is False, the floor stays.
       along: where the row lies.
     """
@@ -114,9 +118,15 @@ def select(
     slack = 0 if weights.exact else 64 * float(jnp.finfo(peak.dtype).eps)
 
     def narrow(search: _Search, pivoting: _Pivots) -> _Search:
-        start = [jnp.maximum(peak - spread * below, floor) for below in pivoting.below_peak]
+        first = search.sweeps == 0
+        start = [jnp.maximum(peak - depth * part, floor) for part in pivoting.first]
         proposed = _propose(search, pivoting, target, total, weights)
-        pivots = jnp.where(search.sweeps == 0, _concatenate(start), proposed)
+        pivots = jnp.where(first, _concatenate(start), proposed)
+        # In the first sweep those next to the ends: the largest, which is often the cut, and the
+        # least, as the end that is interpolated from.
+        estimate = pivots[..., pivoting.nearest, None]
+        at_most = jnp.where(first, search.under, estimate)
+        above = jnp.where(first, search.over, estimate)
         here = tied(x, search.sweeps)
         scores = score(here)
         entries = weights.entries(here)
@@ -127,8 +137,9 @@ def select(
                 jnp.where(scores > pivots[..., i, None], entries, nothing)
                 for i in range(pivots.shape[-1])
             ],
-            maxima=[jnp.where(scores <= search.under, scores, -jnp.inf)],
-            minima=[jnp.where(scores > search.over, scores, jnp.inf)],
+            maxima=[jnp.where(scores <= at_most, scores, -jnp.inf)],
+            minima=[jnp.where(scores > above, scores, jnp.inf)],
+            reads=weights.reads,
         )
         mass = _concatenate(sums)
         # A falls as the pivot rises.
@@ -137,19 +148,21 @@ def select(
         mass_under = _most(jnp.where(less, mass, search.mass_under))
         over = _most(jnp.where(less, search.over, pivots))
         mass_over = _least(jnp.where(less, search.mass_over, mass))
-        # No entry lies between `under` and the highest below it, nor between `over` and the lowest
-        # above it.
-        under = jnp.minimum(under, highest)
-        below_lowest = step_down(lowest)
-        over = jnp.maximum(over, below_lowest)
+        # No entry lies between the estimate and the two next to it, so that A is the same there.
+        at_estimate = mass[..., pivoting.nearest, None]
+        below = first | less[..., pivoting.nearest, None]
+        beyond = first | ~less[..., pivoting.nearest, None]
+        under = jnp.where(below, jnp.minimum(under, highest), under)
+        over = jnp.where(beyond, jnp.maximum(over, step_down(lowest)), over)
         # The highest is the cut if its own weight reaches the target, and the lowest if without its
         # weight the target is not reached: for certain, so that no rounding and no pivot decides.
         uncertain = slack * target
-        reached = mass_under + weights.at(under) >= target + uncertain
-        at_highest = (under == highest) & reached
-        missed = mass_over - weights.at(lowest) < target - uncertain
-        at_lowest = (over == below_lowest) & missed & (lowest < jnp.inf)
-        under = jnp.where(at_lowest, lowest, under)
+        above_highest = jnp.where(first, search.mass_under, at_estimate)
+        at_highest = below & (above_highest + weights.at(highest) >= target + uncertain)
+        from_lowest = jnp.where(first, search.mass_over, at_estimate)
+        at_lowest = beyond & (from_lowest - weights.at(lowest) < target - uncertain)
+        at_lowest &= lowest < jnp.inf
+        under = jnp.where(at_lowest, lowest, jnp.where(at_highest, highest, under))
         last = at_highest | at_lowest
         unfinished = search.unfinished & ~last & (over < step_down(under))
         found = _Search(search.sweeps, unfinished, over, under, mass_over, mass_under)
@@ -196,7 +209,7 @@ def _propose(
     part = jnp.clip((log_odds(target) - near) / (far - near), 0.02, 0.98)
     number = (search.mass_over - search.mass_under).astype(dtype) / entry
     error = pivoting.error * lax.rsqrt(jnp.maximum(number, 1))
-    error = jnp.clip(error, pivoting.least_error, pivoting.most_error)
+    error = jnp.maximum(error, pivoting.least_error)
     parts = [part + (part if a < 0 else 1 - part) * a * error for a in pivoting.around]
     guess = [ordered_key((1 - part) * search.under + part * search.over) for part in parts]
     # The difference of two keys may take all bits.

@@ -4,11 +4,13 @@ XLA fuses reductions of one operand into one pass on GPUs and TPUs, where the pl
 CPUs it writes a loop for each, unless they are one reduction of several operands, and it vectorises
 best along an axis that is not reduced. There a row is taken as 8 parts of 12 slabs of consecutive
 entries; the slabs of a part are combined first, entry by entry. (Parts come first so that a row
-split over 2, 4 or 8 devices stays where it lies.)
+split over 2, 4 or 8 devices stays where it lies.) Where several arrays are read, a part is taken as
+many times 12 short slabs.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -23,6 +25,9 @@ _PARTS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
 # operands. Beyond that it takes ten times as long; with fewer slabs it stores more.
 SLABS = 12
+_LENGTH, _LARGE = 16, 8192
+"""Entries of a short slab; and of a part of a row that is so large that what is beyond its slabs of
+this length costs little."""
 _SHORT = 1024
 _PIECE = 128
 _FEW_PIECES = 48
@@ -141,6 +146,7 @@ def sweep(
     minima: Sequence[Array],
     axis: int,
     slabs: int = SLABS,
+    reads: int = 1,
 ) -> list[Array]:
     """Sums, largest and smallest entries of several arrays along an axis, in one pass.
 
@@ -151,6 +157,7 @@ def sweep(
       axis: of all of them.
       slabs: how many are added up entry by entry on CPUs; fewer for functions that are more than a
         few operations.
+      reads: how many arrays of the row's size are read for them.
 
     Returns:
       The sums, the maxima and the minima, the axis kept with size one.
@@ -166,13 +173,15 @@ def sweep(
         return [kind.reduce(a, -1) for kind, a in zip(kinds, each, strict=True)]
 
     def together(*arrays: Array) -> list[Array]:
-        folded, beyond = _folded(kinds, arrays, slabs)
-        found = of_parts(folded)
-        if beyond is None:
-            return found
-        # A row padded to whole slabs would not be vectorised.
-        rest = of_parts(beyond)
-        return [kind.combine(a, b) for kind, a, b in zip(kinds, found, rest, strict=True)]
+        rest: Sequence[Array] = [in_parts(x, -1) for x in arrays]
+        found = []
+        for number, length in _layout(rest[0].shape[-1], slabs, reads):
+            folded, rest = _folded(kinds, rest, number, length)
+            found.append(of_parts(folded))
+        if rest[0].shape[-1]:
+            # A row padded to whole slabs would not be vectorised.
+            found.append(of_parts(rest))
+        return [reduce(kind.combine, of) for kind, *of in zip(kinds, *found, strict=True)]
 
     arrays = [*sums, *maxima, *minima]
     if not is_long(arrays[0], axis):
@@ -259,21 +268,35 @@ _MIN = _Kind(
 )
 
 
+def _layout(size: int, slabs: int, reads: int) -> list[tuple[int, int]]:
+    """How many slabs of how many entries a part of a row is taken in, again and again.
+
+    Of one array a slab is as long as can be. With several, so many streams would come from all over
+    the row that a processor no longer fetches them ahead from the main memory: there slabs are
+    short, and lie together.
+    """
+    if reads == 1 or size < slabs * _LENGTH:
+        return [(slabs, size // slabs)]
+    fitting = [n for n in range(slabs, slabs // 2, -1) if size % (n * _LENGTH) == 0]
+    if fitting and size < _LARGE:
+        return [(fitting[0], _LENGTH)]
+    left = size % (slabs * _LENGTH)
+    return [(slabs, _LENGTH), (slabs, left // slabs)] if left >= slabs else [(slabs, _LENGTH)]
+
+
 def _folded(
-    kinds: Sequence[_Kind], arrays: Sequence[Array], slabs: int
-) -> tuple[Sequence[Array], Sequence[Array] | None]:
+    kinds: Sequence[_Kind], rows: Sequence[Array], slabs: int, length: int
+) -> tuple[list[Array], list[Array]]:
     """The parts of long rows, [..., parts, V]: slabs of them combined; and what is beyond these."""
-    rows = [in_parts(x, -1) for x in arrays]
-    size = rows[0].shape[-1]
-    whole = size - size % slabs
-    cut = [x[..., :whole].reshape(*x.shape[:-1], slabs, -1) for x in rows]
+    whole = rows[0].shape[-1] // (slabs * length) * (slabs * length)
+    cut = [x[..., :whole].reshape(*x.shape[:-1], -1, slabs, length) for x in rows]
 
     def combine(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(kind.combine(a, b) for kind, a, b in zip(kinds, left, right, strict=True))
 
     identities = [kind.identity for kind in kinds]
     folded = reduce_together(cut, identities, combine, cut[0].ndim - 2)
-    return folded, None if whole == size else [x[..., whole:] for x in rows]
+    return [x.reshape(*x.shape[:-2], -1) for x in folded], [x[..., whole:] for x in rows]
 
 
 def is_long(x: Array, axis: int) -> bool:

@@ -361,7 +361,7 @@ def _typical_mask(logits: Array, mass: Array, along: Along, ties: Ties) -> Array
         total=jnp.ones_like(mass),
         floor=row.floor,
         peak=jnp.zeros_like(row.peak),
-        spread=1.0,
+        depth=4.0,
         wanted=(mass < 1) & ~row.invalid & (row.peak > -jnp.inf),
         along=row.along,
     )
