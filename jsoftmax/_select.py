@@ -38,8 +38,8 @@ class _Pivots(NamedTuple):
     """That error, times the root of the number of entries that lie between the two;"""
     least_error: float
     """and no less than this."""
-    nearest: int
-    """Which of them is the estimate itself: the entries next to it are found."""
+    estimate: int
+    """Which of `around` is taken as the estimate: the entries next to it are found."""
     interpolated: int
     """From this sweep on every other one divides the floats between the two evenly: where
     interpolation fails, the search then ends in a dozen sweeps or two."""
@@ -73,7 +73,7 @@ class Weights(NamedTuple):
     exact: bool = False
     """Whether their sums are, in any order."""
     reads: int = 2
-    """How many arrays are read for an entry's score and weight, where these are stored."""
+    """How many arrays are read for an entry's score and weight, at most."""
 
 
 class _Search(NamedTuple):
@@ -124,7 +124,7 @@ def select(
         pivots = jnp.where(first, _concatenate(start), proposed)
         # In the first sweep those next to the ends: the largest, which is often the cut, and the
         # least, as the end that is interpolated from.
-        estimate = pivots[..., pivoting.nearest, None]
+        estimate = pivots[..., pivoting.estimate, None]
         at_most = jnp.where(first, search.under, estimate)
         above = jnp.where(first, search.over, estimate)
         here = tied(x, search.sweeps)
@@ -148,19 +148,19 @@ def select(
         mass_under = _most(jnp.where(less, mass, search.mass_under))
         over = _most(jnp.where(less, search.over, pivots))
         mass_over = _least(jnp.where(less, search.mass_over, mass))
-        # No entry lies between the estimate and the two next to it, so that A is the same there.
-        at_estimate = mass[..., pivoting.nearest, None]
-        below = first | less[..., pivoting.nearest, None]
-        beyond = first | ~less[..., pivoting.nearest, None]
-        under = jnp.where(below, jnp.minimum(under, highest), under)
-        over = jnp.where(beyond, jnp.maximum(over, step_down(lowest)), over)
+        # No entry lies between the places that were looked from and what is next to them, so that A
+        # is the same there.
+        at_estimate = mass[..., pivoting.estimate, None]
+        above_highest = jnp.where(first, search.mass_under, at_estimate)
+        from_lowest = jnp.where(first, search.mass_over, at_estimate)
+        short, reached = above_highest < target, from_lowest >= target
+        under = jnp.where(short, jnp.minimum(under, highest), under)
+        over = jnp.where(reached, jnp.maximum(over, step_down(lowest)), over)
         # The highest is the cut if its own weight reaches the target, and the lowest if without its
         # weight the target is not reached: for certain, so that no rounding and no pivot decides.
         uncertain = slack * target
-        above_highest = jnp.where(first, search.mass_under, at_estimate)
-        at_highest = below & (above_highest + weights.at(highest) >= target + uncertain)
-        from_lowest = jnp.where(first, search.mass_over, at_estimate)
-        at_lowest = beyond & (from_lowest - weights.at(lowest) < target - uncertain)
+        at_highest = short & (above_highest + weights.at(highest) >= target + uncertain)
+        at_lowest = reached & (from_lowest - weights.at(lowest) < target - uncertain)
         at_lowest &= lowest < jnp.inf
         under = jnp.where(at_lowest, lowest, jnp.where(at_highest, highest, under))
         last = at_highest | at_lowest
@@ -218,6 +218,7 @@ def _propose(
     evenly = [over + (step * (i + 1)).astype(over.dtype) for i in range(len(parts))]
     failing = (search.sweeps > pivoting.interpolated) & (search.sweeps % 2 == 0)
     pivots = jnp.where(failing | jnp.isnan(part), _concatenate(evenly), _concatenate(guess))
+    # Some lie beyond the two.
     return from_ordered_key(jnp.clip(pivots, over + 1, under - 1), dtype)
 
 
@@ -257,7 +258,8 @@ def keep_first(
     def first(x: Array) -> Array:
         scores, entries = score(x), weights(x)
         nothing = jnp.zeros((), entries.dtype)
-        (above,) = row_sweep(along, sums=[jnp.where(scores > selection.cut, entries, nothing)])
+        higher = jnp.where(scores > selection.cut, entries, nothing)
+        (above,) = row_sweep(along, sums=[higher], reads=2)
         tied = scores == selection.cut
         weight = jnp.where(tied, entries, nothing)
         before = row_cumsum(weight, along)[0] - weight

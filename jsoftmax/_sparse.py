@@ -260,7 +260,7 @@ def _sum_beside(x: Array, along: Along) -> Array:
 
 
 def _coarse(x: Array) -> Array:
-    """X rounded to so few digits that a thousand such numbers of a size add up exactly."""
+    """`x` rounded to so few digits that a thousand such numbers of a size add up exactly."""
     kind = np.finfo(x.dtype)
     return lax.reduce_precision(x, kind.nexp, kind.nmant // 4)
 

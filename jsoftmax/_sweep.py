@@ -4,8 +4,8 @@ XLA fuses reductions of one operand into one pass on GPUs and TPUs, where the pl
 CPUs it writes a loop for each, unless they are one reduction of several operands, and it vectorises
 best along an axis that is not reduced. There a row is taken as 8 parts of 12 slabs of consecutive
 entries; the slabs of a part are combined first, entry by entry. (Parts come first so that a row
-split over 2, 4 or 8 devices stays where it lies.) Where several arrays are read, a part is taken as
-many times 12 short slabs.
+split over 2, 4 or 8 devices stays where it lies.) Where several arrays are read, a part is cut into
+groups of up to 12 short slabs, one after the other.
 """
 
 import math
@@ -25,9 +25,10 @@ _PARTS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
 # operands. Beyond that it takes ten times as long; with fewer slabs it stores more.
 SLABS = 12
-_LENGTH, _LARGE = 16, 8192
-"""Entries of a short slab; and of a part of a row that is so large that what is beyond its slabs of
-this length costs little."""
+_LENGTH = 16
+"""Entries of a short slab."""
+_LARGE = 8192
+"""From this size of a part on, what is left beyond its groups of short slabs costs little."""
 _SHORT = 1024
 _PIECE = 128
 _FEW_PIECES = 48
@@ -269,11 +270,11 @@ _MIN = _Kind(
 
 
 def _layout(size: int, slabs: int, reads: int) -> list[tuple[int, int]]:
-    """How many slabs of how many entries a part of a row is taken in, again and again.
+    """How many slabs of how many entries each group of a part has; what that leaves has the next.
 
-    Of one array a slab is as long as can be. With several, so many streams would come from all over
-    the row that a processor no longer fetches them ahead from the main memory: there slabs are
-    short, and lie together.
+    Of one array there is one group: slabs are as long as can be. With several, so many streams
+    would come from all over the row that a processor no longer fetches them ahead from the main
+    memory: there slabs are short, and lie together.
     """
     if reads == 1 or size < slabs * _LENGTH:
         return [(slabs, size // slabs)]
@@ -287,7 +288,7 @@ def _layout(size: int, slabs: int, reads: int) -> list[tuple[int, int]]:
 def _folded(
     kinds: Sequence[_Kind], rows: Sequence[Array], slabs: int, length: int
 ) -> tuple[list[Array], list[Array]]:
-    """The parts of long rows, [..., parts, V]: slabs of them combined; and what is beyond these."""
+    """The parts of long rows, [..., parts, V]: the slabs of each group combined; and the rest."""
     whole = rows[0].shape[-1] // (slabs * length) * (slabs * length)
     cut = [x[..., :whole].reshape(*x.shape[:-1], -1, slabs, length) for x in rows]
 

@@ -201,6 +201,7 @@ def test_searches_take_few_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweeps_of(normal, monkeypatch, top_p=0.9) <= 5
     assert sweeps_of(real, monkeypatch, top_k=500) <= 6
     assert sweeps_of(hard, monkeypatch, top_k=2500) <= 14
+    assert sweeps_of(hard, monkeypatch, top_p=0.9999) <= 16
 
 
 def test_no_search_is_made_where_the_window_answers(monkeypatch: pytest.MonkeyPatch) -> None:
