@@ -68,7 +68,7 @@ def run_here(copy: Path, stage: Stage) -> int:
 
 def run_stage(copy: Path, stage: Stage, log: Path, seconds: int) -> tuple[int, float]:
     """The exit status of pytest (negative: killed), and the processor time it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    before = _processor_time()
     child = os.fork()
     if child == 0:
         # It never returns: what the caller would clean up is the parent's.
@@ -88,8 +88,13 @@ def run_stage(copy: Path, stage: Stage, log: Path, seconds: int) -> tuple[int, f
         if time.monotonic() > end:
             os.killpg(child, signal.SIGKILL)
         time.sleep(0.05)
-    took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-    return os.waitstatus_to_exitcode(waited[1]), took
+    return os.waitstatus_to_exitcode(waited[1]), _processor_time() - before
+
+
+def _processor_time() -> float:
+    """What the limit counts, of all children: the system's time is part of it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def change(before: str, after: str) -> str:
@@ -117,7 +122,8 @@ def test_mutant(
                 failed = re.search(
                     r"^(?:FAILED|ERROR) (\S+)", log.read_text("utf-8", "replace"), re.M
                 )
-                outcome = "killed" if status > 0 else "timeout" if took > limit - 2 else "crashed"
+                late = status == -signal.SIGXCPU or took > limit - 2
+                outcome = "killed" if status > 0 else "timeout" if late else "crashed"
                 by = failed[1] if failed else ""
                 break
     finally:
