@@ -354,6 +354,7 @@ def _index(labels: Array, size: int) -> Array:
 
 
 def as_array(function: str, argument: str, value: ArrayLike) -> Array:
+    """Convert what is an array or a number to an array of jax."""
     kinds = jax.Array | np.ndarray | np.generic | bool | int | float | complex
     if not isinstance(value, kinds) and not hasattr(value, "__jax_array__"):
         raise TypeError(

@@ -116,10 +116,7 @@ def counting(row: Row) -> Weights:
     """Every entry counts as one: a float where that counts exactly, like all else of a sweep."""
     dtype = row.peak.dtype if row_size(row.logits, row.along) < 2**24 else np.dtype(np.int32)
     return Weights(
-        entries=lambda _: jnp.ones((), dtype),
-        at=lambda x: jnp.ones_like(x, dtype),
-        exact=True,
-        reads=1,
+        entries=lambda _: jnp.ones((), dtype), at=lambda x: jnp.ones_like(x, dtype), exact=True
     )
 
 

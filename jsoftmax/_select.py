@@ -72,8 +72,6 @@ class Weights(NamedTuple):
     """A lower bound of what an entry with this score weighs."""
     exact: bool = False
     """Whether their sums are, in any order."""
-    reads: int = 2
-    """How many arrays are read for an entry's score and weight, at most."""
 
 
 class _Search(NamedTuple):
@@ -139,7 +137,7 @@ def select(
             ],
             maxima=[jnp.where(scores <= at_most, scores, -jnp.inf)],
             minima=[jnp.where(scores > above, scores, jnp.inf)],
-            reads=weights.reads,
+            reads=_reads(entries),
         )
         mass = _concatenate(sums)
         # A falls as the pivot rises.
@@ -222,6 +220,11 @@ def _propose(
     return from_ordered_key(jnp.clip(pivots, over + 1, under - 1), dtype)
 
 
+def _reads(entries: Array) -> int:
+    """How many arrays a sweep reads: the scores, and the weights if they are not one number."""
+    return 1 if entries.ndim == 0 else 2
+
+
 def _concatenate(columns: list[Array]) -> Array:
     return jnp.concatenate(columns, axis=-1)
 
@@ -259,7 +262,7 @@ def keep_first(
         scores, entries = score(x), weights(x)
         nothing = jnp.zeros((), entries.dtype)
         higher = jnp.where(scores > selection.cut, entries, nothing)
-        (above,) = row_sweep(along, sums=[higher], reads=2)
+        (above,) = row_sweep(along, sums=[higher], reads=_reads(entries))
         tied = scores == selection.cut
         weight = jnp.where(tied, entries, nothing)
         before = row_cumsum(weight, along)[0] - weight

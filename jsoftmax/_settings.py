@@ -152,6 +152,9 @@ def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Ar
     return _or_nan(array, 0, float(jnp.finfo(array.dtype).max))
 
 
+# Programs, as in `_checks`: an operation on its own would bring its constant to the device.
+
+
 @partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _or_nan(x: Array, least: float, most: float) -> Array:
     """The numbers from `least` to `most`, and NaN for the others."""
