@@ -34,6 +34,7 @@ from tests import reference, rows
 from tests.compare import eps
 
 INF, NAN = np.inf, np.nan
+SIXTHS: Any = {"bins": 6, "binning": "mass"}
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -557,6 +558,17 @@ class TestMeasures:
             weights = np.full(100, weight, np.float32)
             got = reliability_curve(x, labels, weights=weights, binning="mass", bins=10)
             chex.assert_trees_all_close(got, want, rtol=1e-6)
+
+    def test_multiples_of_a_weight_are_counts(self) -> None:
+        """An edge would lie one example further where their sum is rounded."""
+        sure = np.linspace(1, 4, 6, dtype=np.float32)
+        x, labels = np.stack([sure, 0 * sure], -1), np.zeros(6, int)
+        for counts in ([4, 3, 5, 1, 2, 3], [5, 2, 5, 4, 1, 4], [1, 5, 4, 2, 2, 1]):
+            want = reliability_curve(np.repeat(x, counts, 0), np.repeat(labels, counts), **SIXTHS)
+            for unit in (0.1, 1 / 3, 7.0, 3e-30):
+                weights = (unit * np.array(counts)).astype(np.float32)
+                got = reliability_curve(x, labels, weights=weights, **SIXTHS)
+                np.testing.assert_array_equal(got.edges, want.edges)
 
     def test_weights_of_0_leave_the_edges_apart(self) -> None:
         x, labels = data(100)
