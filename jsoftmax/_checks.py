@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jsoftmax._dtypes import compute_dtype, has_infinity
-from jsoftmax._reduce import is_symbol, row_sum
+from jsoftmax._reduce import row_sum
 from jsoftmax._typing import Along, Axis, AxisName
 from jsoftmax._watch import watch_rows, watch_values, watch_weights, watching
 
@@ -185,20 +185,8 @@ def check_labels(
     """
     short = _short(labels)
     array = as_array(function, "labels", short)
-    shape, axis = rows.logits.shape, rows.along.axis
     if distribution and jnp.issubdtype(array.dtype, jnp.floating):
-        if array.shape != shape:
-            raise ValueError(
-                f"{function}: floating-point labels are a distribution and must have the logits' "
-                f"shape {shape}, got shape {array.shape} (class indices are integers)"
-            )
-        if rows.where is not None:
-            # Mass on a class that is not allowed costs inf; what is no number there, nothing.
-            array = keep_or_fill(rows.where | jnp.isfinite(array), array, 0)
-        if not watching():
-            return array
-        some = _allowed_rows(rows.logits, rows.along)
-        return watch_weights(function, "labels", array, rows.along, some)
+        return _check_distribution(function, array, rows)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         also = " (class indices) or floating-point numbers (a distribution)" if distribution else ""
         raise TypeError(f"{function}: labels must be integers{also}, got dtype {array.dtype}")
@@ -208,20 +196,8 @@ def check_labels(
             f"{function}: integer labels must have the batch shape {rows.batch} "
             f"({_batch_is(rows.of_hidden)}), got shape {array.shape}{also}"
         )
-    if isinstance(labels, int | np.ndarray | np.generic):
-        numbers = np.asarray(short)
-        bad = (numbers < 0) | (numbers >= size)
-        if where is not None:
-            static = isinstance(where, bool | np.ndarray | np.generic)
-            bad &= static and np.broadcast_to(np.asarray(where), shape).any(axis)
-        if size and bad.any():
-            given = labels if type(labels) is int else np.asarray(labels)[bad].flat[0]
-            how = "allow nothing in it by where"
-            if rows.of_hidden:
-                how = "give it any label and leave its result out"
-            raise ValueError(
-                f"{function}: labels must be in [0, {size}), got {given} (to ignore a row, {how})"
-            )
+    if size and isinstance(labels, int | np.ndarray | np.generic):
+        _check_static_labels(function, labels, np.asarray(short), rows, size, where)
     if array.dtype.itemsize < 4:
         array = array.astype(jnp.int32)
     if watching():
@@ -234,7 +210,49 @@ def check_labels(
             heeded_rows(rows, heeded),
             instead=0,
         )
-    return jnp.expand_dims(_index(array, size), axis)
+    return jnp.expand_dims(_index(array, size), rows.along.axis)
+
+
+def _check_distribution(function: str, array: Array, rows: Rows) -> Array:
+    """Labels that are a distribution over the classes, of the logits' shape."""
+    shape = rows.logits.shape
+    if array.shape != shape:
+        raise ValueError(
+            f"{function}: floating-point labels are a distribution and must have the logits' "
+            f"shape {shape}, got shape {array.shape} (class indices are integers)"
+        )
+    if rows.where is not None:
+        # Mass on a class that is not allowed costs inf; what is no number there, nothing.
+        array = keep_or_fill(rows.where | jnp.isfinite(array), array, 0)
+    if not watching():
+        return array
+    some = _allowed_rows(rows.logits, rows.along)
+    return watch_weights(function, "labels", array, rows.along, some)
+
+
+def _check_static_labels(
+    function: str,
+    labels: int | np.ndarray | np.generic,
+    numbers: np.ndarray,
+    rows: Rows,
+    size: int,
+    where: ArrayLike | None,
+) -> None:
+    """Check labels that are known, as numbers that jax has, but those that `where` ignores."""
+    bad = (numbers < 0) | (numbers >= size)
+    if where is not None:
+        static = isinstance(where, bool | np.ndarray | np.generic)
+        shape, axis = rows.logits.shape, rows.along.axis
+        bad &= static and np.broadcast_to(np.asarray(where), shape).any(axis)
+    if not bad.any():
+        return
+    given = labels if type(labels) is int else np.asarray(labels)[bad].flat[0]
+    how = "allow nothing in it by where"
+    if rows.of_hidden:
+        how = "give it any label and leave its result out"
+    raise ValueError(
+        f"{function}: labels must be in [0, {size}), got {given} (to ignore a row, {how})"
+    )
 
 
 def heeded_rows(rows: Rows, heeded: Array | None) -> Array:
@@ -288,6 +306,14 @@ def check_size(function: str, argument: str, value: int) -> int:
     if is_symbol(value):
         return value
     return check_count(function, argument, value, least=0)
+
+
+def is_symbol(size: int) -> bool:
+    """Whether a size is a symbol of `jax.export`: it is not known yet."""
+    # Imported where it is used: an import of jsoftmax loads no more than it needs.
+    from jax.export import is_symbolic_dim
+
+    return is_symbolic_dim(size)
 
 
 def check_kind(function: str, argument: str, value: object, *kinds: type) -> None:

@@ -21,7 +21,7 @@ Tangents: TypeAlias = tuple[Array | SymbolicZero | None, Array | SymbolicZero | 
 """Those of the logits and of the temperature; None is zero, too."""
 
 Moved: TypeAlias = tuple[Array | None, Array | None]
-"""The same, of logits in the compute dtype, None where one is known to be zero."""
+"""Tangents of logits in the compute dtype, and of the temperature; None where one is zero."""
 
 
 def drop_zeros(tangents: Iterable[Array | SymbolicZero | None]) -> tuple[Array | None, ...]:

@@ -49,7 +49,8 @@ def entropy(
       An array of the batch shape and the logits' float dtype, between 0 and log V.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
     Edge cases: 0 for a row with nothing allowed. A -inf or disallowed entry adds nothing and has
@@ -171,7 +172,8 @@ def kl_divergence(
       accurate, relatively, as one of 1.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
     Edge cases: inf, with gradient 0, where p has mass on an entry that has none in q (-inf); an
@@ -211,7 +213,7 @@ def _kl_divergence(
     """KL in the compute dtype, with the axis kept.
 
     The terms p (exp(u) - 1 - u) = q - p - p u, with u = log q - log p, have the same sum, are never
-    negative, and hardly feel the rounding of the two normalisers.
+    negative, and hardly feel the rounding of the two normalizers.
     """
     temperature, *normalizers = _normalizers(p_logits, q_logits, temperature, along)
     (p_peak, p_total, _), (q_peak, q_total, _) = normalizers

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._blocks import block_at, blocks_of
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import upcast
 from jsoftmax._reduce import row_cumsum, row_max, row_size, row_sum, shard_count, shard_index
 from jsoftmax._row import Row
 from jsoftmax._typing import Along
@@ -81,7 +81,7 @@ def entry_at(x: Array, index: Array, along: Along) -> Array:
     mine = (local >= 0) & (local < size)
     entry = jnp.take_along_axis(x, jnp.clip(local, 0, size - 1), axis=-1)
     # XLA:CPU dies of a sum over some of a mesh's axes in bfloat16.
-    entry = entry.astype(compute_dtype(x.dtype))
+    entry = upcast(entry)
     return row_sum(jnp.where(mine, entry, jnp.zeros_like(entry)), along).astype(x.dtype)
 
 

@@ -9,6 +9,11 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
+def upcast(x: Array) -> Array:
+    """The array in the dtype that it is computed in."""
+    return x.astype(compute_dtype(x.dtype))
+
+
 def common_dtype(*arrays: Array) -> np.dtype:
     """The dtype that all have, or else the widest of those they are computed in."""
     dtypes = {np.dtype(array.dtype) for array in arrays}

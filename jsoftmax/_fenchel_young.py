@@ -74,8 +74,8 @@ def fenchel_young_loss(
       terms. The backward pass keeps the map in that dtype and the labels.
 
     Raises:
-      TypeError: logits are not real numbers, labels neither integers nor floating-point numbers, or
-        `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, labels neither integers nor
+        floating-point numbers, `where` is not boolean, or `axis` is not an integer.
       ValueError: an axis, a shape or a static setting that is not allowed; static labels out of
         range.
 
@@ -178,63 +178,61 @@ def _loss_jvp(
     primals: Primals,
     tangents: tuple[Array | SymbolicZero | None, ...],
 ) -> tuple[Array, Array]:
-    # The map maximises <x, p> - Omega(p), so the loss has no derivative by p: dL = sum (p - y) dz +
-    # (d Omega(y) - d Omega(p)) / d alpha dalpha + sum (ln(y) - a) dy. The second derivative flows
-    # through p here.
     p, target, logits, temperature, alpha = primals
     result = _loss(p, target, logits, temperature, alpha, static_alpha, along)
     _, of_target, of_logits, of_temperature, of_alpha = drop_zeros(tangents)
     if not jnp.issubdtype(target.dtype, jnp.floating):
         of_target = None
 
-    @jax.checkpoint
-    def change(
-        p: Array,
-        target: Array,
-        logits: Array,
-        temperature: Array | None,
-        alpha: Array | None,
-        of_target: Array | None,
-        of_logits: Array | None,
-        of_temperature: Array | None,
-        of_alpha: Array | None,
-    ) -> Array:
-        order = static_alpha if alpha is None else alpha
-        kappa = order - 1
-        floating = jnp.issubdtype(target.dtype, jnp.floating)
-        y = target if floating else hits(p, target, along).astype(p.dtype)
-        z = p
-        if of_temperature is not None or of_target is not None:
-            z = shift(logits, temperature, row_max(logits.astype(p.dtype), along))
-        beyond = p - y
-        if not floating:
-            # p - 1 at a label that holds most of the mass, which has lost its digits.
-            others = row_sum(jnp.where(y == 0, p, 0), along)
-            beyond = jnp.where((y == 1) & (p > 0.5), -others, beyond)
-        step = scaled_tangent(z, of_logits, of_temperature, beyond != 0)
-        tangent = row_sum(beyond * step, along) * inverse(temperature)
-        if of_alpha is not None:
-            # Omega(p) = sum p ln(p) / alpha
-            by_alpha = row_sum(_omega_by_alpha(p, order) - _omega_by_alpha(y, order), along)
-            tangent = tangent - by_alpha * of_alpha
-        if of_target is not None:
-            top = p == row_max(p, along)
-            largest, count = row_sum(jnp.where(top, p, 0), along), row_sum(top, along)
-            mean = largest / jnp.maximum(count, 1).astype(p.dtype)
-            a = z + deformed_log(log_positive(mean), kappa)
-            at_zero = jnp.where(kappa == 0, 0, -1 / jnp.where(kappa == 0, 1, kappa))
-            log_y = jnp.where(y == 0, at_zero, deformed_log(log_positive(y), kappa))
-            tangent = tangent + row_sum(jnp.where(z == -jnp.inf, 0, log_y - a) * of_target, along)
-        return tangent
-
-    tangent = change(
-        p, target, logits, temperature, alpha, of_target, of_logits, of_temperature, of_alpha
-    )
+    tangent = jax.checkpoint(partial(_tangent, static_alpha=static_alpha, along=along))
+    moved = tangent(primals, (of_target, of_logits, of_temperature, of_alpha))
     constant = result == jnp.inf
     if not jnp.issubdtype(target.dtype, jnp.floating):
         constant |= target < 0
     constant |= row_max(logits.astype(p.dtype), along) == -jnp.inf
-    return result, jnp.where(constant, 0, tangent)
+    return result, jnp.where(constant, 0, moved)
+
+
+def _tangent(
+    primals: Primals, moved: tuple[Array | None, ...], static_alpha: float, along: Along
+) -> Array:
+    # The map maximises <x, p> - Omega(p), so the loss has no derivative by p: dL = sum (p - y) dz +
+    # (d Omega(y) - d Omega(p)) / d alpha dalpha + sum (ln(y) - a) dy. The second derivative flows
+    # through p here.
+    p, target, logits, temperature, alpha = primals
+    of_target, of_logits, of_temperature, of_alpha = moved
+    order = static_alpha if alpha is None else alpha
+    floating = jnp.issubdtype(target.dtype, jnp.floating)
+    y = target if floating else hits(p, target, along).astype(p.dtype)
+    z = p
+    if of_temperature is not None or of_target is not None:
+        z = shift(logits, temperature, row_max(logits.astype(p.dtype), along))
+    beyond = p - y
+    if not floating:
+        # p - 1 at a label that holds most of the mass, which has lost its digits.
+        others = row_sum(jnp.where(y == 0, p, 0), along)
+        beyond = jnp.where((y == 1) & (p > 0.5), -others, beyond)
+    step = scaled_tangent(z, of_logits, of_temperature, beyond != 0)
+    tangent = row_sum(beyond * step, along) * inverse(temperature)
+    if of_alpha is not None:
+        # Omega(p) = sum p ln(p) / alpha
+        by_alpha = row_sum(_omega_by_alpha(p, order) - _omega_by_alpha(y, order), along)
+        tangent = tangent - by_alpha * of_alpha
+    if of_target is not None:
+        slope = jnp.where(z == -jnp.inf, 0, _slope_by_target(p, y, z, order - 1, along))
+        tangent = tangent + row_sum(slope * of_target, along)
+    return tangent
+
+
+def _slope_by_target(p: Array, y: Array, z: Array, kappa: Array | float, along: Along) -> Array:
+    """Compute ln(y) - a, with a = z - w from the largest of p, where z is 0."""
+    top = p == row_max(p, along)
+    largest, count = row_sum(jnp.where(top, p, 0), along), row_sum(top, along)
+    mean = largest / jnp.maximum(count, 1).astype(p.dtype)
+    a = z + deformed_log(log_positive(mean), kappa)
+    at_zero = jnp.where(kappa == 0, 0, -1 / jnp.where(kappa == 0, 1, kappa))
+    log_y = jnp.where(y == 0, at_zero, deformed_log(log_positive(y), kappa))
+    return log_y - a
 
 
 def _omega_by_alpha(p: Array, alpha: Array | float) -> Array:

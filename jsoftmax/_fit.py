@@ -18,13 +18,14 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._derivative import drop_zeros
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import upcast
 from jsoftmax._exact import unit_near
 from jsoftmax._exp import exp
+from jsoftmax._groups import group_max, group_sum
 from jsoftmax._label import entry
 from jsoftmax._loop import first_round
 from jsoftmax._normalizer import normalizer_of
-from jsoftmax._reduce import group_max, group_sum, row_peak, row_sweep
+from jsoftmax._reduce import row_peak, row_sweep
 from jsoftmax._shift import shift
 from jsoftmax._typing import Along
 
@@ -112,7 +113,7 @@ def solve(
     logits: Array, label: Array, weight: Array, group: Array | None, count: int
 ) -> tuple[Array, Array]:
     """What `fit` returns, and how many passes over the logits the search made."""
-    x = logits.astype(compute_dtype(logits.dtype))
+    x = upcast(logits)
     peak, most = row_peak(x, _ROWS), float(jnp.finfo(x.dtype).max)
     sums = partial(group_sum, group=group, count=count)
     weight = weight * _per_unit(weight, group, count)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import compute_dtype, upcast
 from jsoftmax._reduce import row_sum, shard_index
 from jsoftmax._typing import Along
 
@@ -16,12 +16,12 @@ def entry(logits: Array, index: Array, along: Along) -> Array:
         return jnp.zeros(index.shape, compute_dtype(logits.dtype))
     if jax.typeof(logits).sharding.spec[along.axis] is not None:
         # Split by an Explicit mesh axis, which refuses to be indexed.
-        wide = logits.astype(compute_dtype(logits.dtype))
+        wide = upcast(logits)
         return row_sum(jnp.where(hits(wide, index, along), wide, 0), along)
     local = index - shard_index(along) * size
     here = (local >= 0) & (local < size)
     held = jnp.take_along_axis(logits, jnp.where(here, local, 0), axis=along.axis)
-    return row_sum(jnp.where(here, held.astype(compute_dtype(logits.dtype)), 0), along)
+    return row_sum(jnp.where(here, upcast(held), 0), along)
 
 
 def hits(z: Array, index: Array, along: Along) -> Array:

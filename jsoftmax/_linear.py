@@ -14,15 +14,22 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import Rows, check_axis_name, check_block_size, check_labels, check_logits
+from jsoftmax._checks import (
+    Rows,
+    check_axis_name,
+    check_block_size,
+    check_labels,
+    check_logits,
+    is_symbol,
+)
 from jsoftmax._dtypes import common_dtype, compute_dtype
 from jsoftmax._exp import exp
 from jsoftmax._explicit import by_partitioner
 from jsoftmax._label import entry, hits
 from jsoftmax._losses import Parts, combine
 from jsoftmax._normalizer import less_one, normalizer_of
-from jsoftmax._reduce import is_symbol, row_max, row_sum, shard_count, shard_index, vary_alike
-from jsoftmax._settings import check_fraction, check_setting, check_temperature, check_weight
+from jsoftmax._reduce import row_max, row_sum, shard_count, shard_index, vary_alike
+from jsoftmax._settings import check_fraction, check_softcap, check_temperature, check_weight
 from jsoftmax._shift import at_temperature, inverse, shift
 from jsoftmax._typing import Along, AxisName, Setting
 from jsoftmax._watch import watch_rows
@@ -99,7 +106,7 @@ def linear_cross_entropy(
         shape. None and inf are no bound.
       label_smoothing: s in [0, 1], likewise: the part of the target that is spread over the allowed
         classes.
-      z_loss: w >= 0 and finite, likewise: the weight of the squared logarithm of the normaliser.
+      z_loss: w >= 0 and finite, likewise: the weight of the squared logarithm of the normalizer.
       temperature: T >= 0, likewise.
       block_size: how many columns of the weight a block has; static. None chooses it so that a
         block of logits, or of the weight, has at most 8 MiB (or else 256 columns). It changes time
@@ -118,8 +125,8 @@ def linear_cross_entropy(
       Gradients flow to hidden, weight, bias and the traced settings, in reverse mode.
 
     Raises:
-      TypeError: hidden, weight or bias are not real numbers, or labels not integers; a forward-mode
-        derivative (``jax.jvp``) is asked for.
+      TypeError: hidden, weight, bias or a setting are not real numbers, or labels not integers; a
+        forward-mode derivative (``jax.jvp``) is asked for.
       ValueError: a shape or a static setting that is not allowed; static labels out of range.
 
     Edge cases: as `cross_entropy`; a cap hides no logit of +inf. A label whose class is taken out
@@ -127,7 +134,7 @@ def linear_cross_entropy(
     ``jnp.where(labels >= 0, loss, 0)`` is safe (for `checked` give padding a label in range, as by
     ``jnp.maximum(labels, 0)``); a row of nothing but -inf costs 0.
 
-    Source: Milakov and Gimelshein (2018), the online normaliser; Wijmans et al. (2024), Cut your
+    Source: Milakov and Gimelshein (2018), the online normalizer; Wijmans et al. (2024), Cut your
     losses in large-vocabulary language models.
 
     Examples:
@@ -178,8 +185,8 @@ def linear_log_prob(
     Args:
       hidden: h, real numbers of shape [..., D].
       weight: W, real numbers of shape [D, V].
-      labels: y, the tokens: integers of the batch shape, in [0, V); with `axis_name` an index of
-        the whole vocabulary.
+      labels: y, the tokens: integers of the batch shape (hidden's without its last axis), in [0,
+        V); with `axis_name` an index of the whole vocabulary.
       bias: b, real numbers of shape [V]; -inf takes a class out.
       logit_softcap: c > 0, the logits' bound; None and inf are none.
       temperature: T >= 0, a number or an array that broadcasts to the batch shape: the one the
@@ -193,7 +200,8 @@ def linear_log_prob(
       A float32 array of the batch shape (float64 if hidden or weight is).
 
     Raises:
-      TypeError: hidden, weight or bias are not real numbers, or labels not integers.
+      TypeError: hidden, weight, bias or a setting are not real numbers, or labels not integers; a
+        forward-mode derivative (``jax.jvp``) is asked for.
       ValueError: a shape or a static setting that is not allowed; static labels out of range.
 
     Edge cases: -inf, with gradient 0, for a class that is taken out and in a row with nothing
@@ -268,8 +276,7 @@ def _check(
     checked = check_temperature(function, temperature, rows)
     cap = None
     if softcap is not None:
-        cap = check_setting(function, "logit_softcap", softcap, rows)
-        cap = _positive(cap)
+        cap = check_softcap(function, softcap, rows)
     number = math.prod(h.shape[:-1])
     flat = Problem(rows, h.reshape(number, h.shape[-1]), w, b, None, None, index.reshape(number, 1))
     return flat._replace(
@@ -336,12 +343,6 @@ def _log_prob(parts: Parts, temperature: Array | None) -> Array:
     if parts.label is None:
         return result
     return jnp.where((parts.label >= 0) | parts.nothing, result, jnp.nan)
-
-
-@partial(jax.jit, inline=True)
-def _positive(x: Array) -> Array:
-    """The numbers above 0, and NaN for the others."""
-    return jnp.where(x > 0, x, jnp.nan)
 
 
 def _below(x: Array, temperature: Array | None, peak: Array) -> Array:
@@ -461,29 +462,33 @@ def _sums_backward(plan: Plan, kept: Residuals, cotangents: Sums) -> Gradients:
         if bias is not None:
             of_bias = jnp.sum(of_logits, axis=0).astype(bias.dtype)
         of_hidden, of_columns = _products(of_logits, hidden, columns, plan)
-        if so_far is None:
-            of_weight = jnp.zeros(weight.shape, weight.dtype)
-            whole_bias = None if bias is None else jnp.zeros(bias.shape, bias.dtype)
-        else:
-            of_weight, whole_bias = so_far.weight, so_far.bias
-        of_weight = lax.dynamic_update_slice_in_dim(
-            of_weight, of_columns.astype(weight.dtype), start, axis=1
-        )
-        if of_bias is not None and whole_bias is not None:
-            of_bias = lax.dynamic_update_slice_in_dim(whole_bias, of_bias, start, axis=0)
-        if so_far is not None:
-            of_hidden, of_cap, of_temperature = jax.tree.map(
-                jnp.add,
-                (so_far.hidden, so_far.softcap, so_far.temperature),
-                (of_hidden, of_cap, of_temperature),
-            )
-        return Sweep(of_hidden, of_weight, of_bias, of_cap, of_temperature)
+        block = Sweep(of_hidden, of_columns, of_bias, of_cap, of_temperature)
+        return _gathered(block, so_far, start, operands)
 
     swept = _over_blocks(step, weight.shape[1], plan.block)
     return swept.hidden.astype(hidden.dtype), *swept[1:], None
 
 
 _sums.defvjp(_sums_forward, _sums_backward)
+
+
+def _gathered(block: Sweep, so_far: Sweep | None, start: Array | int, operands: Operands) -> Sweep:
+    """The gradients so far, with those of a block of columns in their place."""
+    _, weight, bias, *_ = operands
+    if so_far is None:
+        of_weight = jnp.zeros(weight.shape, weight.dtype)
+        of_bias = None if bias is None else jnp.zeros(bias.shape, bias.dtype)
+    else:
+        of_weight, of_bias = so_far.weight, so_far.bias
+    of_columns = block.weight.astype(weight.dtype)
+    of_weight = lax.dynamic_update_slice_in_dim(of_weight, of_columns, start, axis=1)
+    if block.bias is not None and of_bias is not None:
+        of_bias = lax.dynamic_update_slice_in_dim(of_bias, block.bias, start, axis=0)
+    if so_far is not None:
+        # Of the others, which have no columns, the sum.
+        one, two = (x._replace(weight=None, bias=None) for x in (so_far, block))
+        block = jax.tree.map(jnp.add, one, two)
+    return block._replace(weight=of_weight, bias=of_bias)
 
 
 def _logits(

@@ -57,7 +57,7 @@ def cross_entropy(
         setting is.
       label_smoothing: s in [0, 1], likewise: the part of the target that is spread over the allowed
         classes.
-      z_loss: w >= 0 and finite, likewise: the weight of the squared logarithm of the normaliser,
+      z_loss: w >= 0 and finite, likewise: the weight of the squared logarithm of the normalizer,
         which keeps the logits from drifting.
       axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
         Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
@@ -69,8 +69,8 @@ def cross_entropy(
       (and a distribution) and nothing else of their size.
 
     Raises:
-      TypeError: logits are not real numbers, labels neither integers nor floating-point numbers, or
-        `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, labels neither integers nor
+        floating-point numbers, `where` is not boolean, or `axis` is not an integer.
       ValueError: an axis, a shape or a static setting that is not allowed; static labels out of
         range.
 

@@ -1,4 +1,4 @@
-"""The normalizer L = log sum exp(z) of softmax, and its derivative.
+"""L = log sum exp(z), the logarithm of softmax's normalizer, and its derivative.
 
 A row is summed once: its functions take what is `summed` along as a constant, and their derivative
 rules what is `differentiable` of it.
@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._derivative import Moved, Tangents, recomputed, with_derivative
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import upcast
 from jsoftmax._exact import add_exactly
 from jsoftmax._exp import exp, exp_of_difference, log_exactly
 from jsoftmax._loop import where_needed
@@ -34,7 +34,7 @@ _FEW = 1e-9
 _SURE = 0.5
 """L below this: one entry holds more than exp(-1/2) = 0.6 of the mass, all others less than 0.4."""
 
-_MOST = 0.2
+_LOG1P_BELOW = 0.2
 """XLA:CPU's log1p is within 0.7 units in the last place below this, and within 2.6 beyond."""
 
 
@@ -53,7 +53,7 @@ Primals: TypeAlias = tuple[Array, Array | None]
 """Logits and temperature; None is the temperature one."""
 
 SummedPrimals: TypeAlias = tuple[Array, Array | None, Normalizer]
-"""The same, and the normalizer of each row."""
+"""Logits, temperature and the normalizer of each row."""
 
 SummedTangents: TypeAlias = tuple[Array | SymbolicZero, Array | SymbolicZero | None, object]
 
@@ -86,8 +86,9 @@ def _log_of(mass: Mass, peak: Array) -> tuple[Array, Array]:
     log_total, lack = log_exactly(jnp.where(mass.total == 0, 1, mass.total), mass.lack)
     log_total, rest = add_exactly(log_total, -peak)
     log_total, lack = add_exactly(log_total, lack + rest)
-    most = (mass.others < _MOST) & (mass.total > 0)
-    return jnp.where(most, jnp.log1p(mass.others), log_total), jnp.where(most, 0, lack)
+    by_others = (mass.others < _LOG1P_BELOW) & (mass.total > 0)
+    log_total = jnp.where(by_others, jnp.log1p(mass.others), log_total)
+    return log_total, jnp.where(by_others, 0, lack)
 
 
 def normalizer_of(logits: Array, temperature: Array | None, along: Along) -> Normalizer:
@@ -98,9 +99,10 @@ def normalizer_of(logits: Array, temperature: Array | None, along: Along) -> Nor
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def summed(logits: Array, temperature: Array | None, along: Along) -> Normalizer:
-    """The same as constants: a function of the row that takes them along sums it once.
+    """The largest entry, L and its lack, of each row: constants under differentiation.
 
-    And not once more in its derivative rule, where `differentiable` gives L its derivative. (Not by
+    A function of the row that takes them along sums it once, and not once more in its derivative
+    rule, where `differentiable` gives L its derivative. (Not by
     `stop_gradient`: where a version of jax forgets the rules of derivatives, in loops, L would be a
     constant, without a word.)
     """
@@ -115,7 +117,7 @@ def _summed_jvp(along: Along, primals: Primals, _: Tangents) -> tuple[Normalizer
 
 @partial(jax.jit, static_argnums=2)
 def _summed(logits: Array, temperature: Array | None, along: Along) -> Normalizer:
-    x = logits.astype(compute_dtype(logits.dtype))
+    x = upcast(logits)
 
     def shifted(x: Array) -> Normalizer:
         peak = row_peak(x, along)
@@ -141,7 +143,7 @@ def _summed(logits: Array, temperature: Array | None, along: Along) -> Normalize
 def differentiable(
     logits: Array, temperature: Array | None, normalizer: Normalizer, along: Along
 ) -> Normalizer:
-    """The same numbers, with the derivative of L by logits and temperature; others have none."""
+    """The normalizer, with the derivative of L by logits and temperature; the rest has none."""
     # dL = sum p dz
     mean = recomputed(partial(mean_tangent, along=along))
 

@@ -38,7 +38,8 @@ class OnlineSoftmax(NamedTuple):
     it can be carried by ``jax.lax.scan``, reduced by ``jax.lax.associative_scan``, and merged
     `across` devices. Every method is pure, and works under ``jit``, ``vmap`` and ``grad``.
 
-    Begin with `of` or `empty`; `finish` gives the weighted mean, and `logsumexp` the normaliser.
+    Begin with `of` or `empty`; `finish` gives the weighted mean, `logsumexp` the logarithm of the
+    normalizer.
 
     Edge cases: a row with nothing allowed finishes as 0, with gradient 0. A -inf or disallowed
     entry has weight 0 and gradient 0; its value is still multiplied by that 0, so values must be
@@ -106,9 +107,14 @@ class OnlineSoftmax(NamedTuple):
         Returns:
           A state of float32 (float64 if an input is). The weights are multiplied with the values in
           the dtype both have, else in float32, and accumulated in float32.
+
+        Raises:
+          TypeError: logits or values are not real numbers, or `where` is not boolean.
+          ValueError: shapes that do not fit together.
         """
-        rows = check_rows("OnlineSoftmax", logits, -1, where, None)
-        v = check_logits("OnlineSoftmax", values, "values")
+        name = "OnlineSoftmax.of"
+        rows = check_rows(name, logits, -1, where, None)
+        v = check_logits(name, values, "values")
         x = rows.logits
         if (
             v.ndim < 2
@@ -116,7 +122,7 @@ class OnlineSoftmax(NamedTuple):
             or broadcast(x.shape[:-2], v.shape[:-2]) is None
         ):
             raise ValueError(
-                "OnlineSoftmax: values must have shape [..., K, F] for logits [..., K], and batch "
+                f"{name}: values must have shape [..., K, F] for logits [..., K], and batch "
                 f"axes that broadcast with theirs, got {v.shape} for {x.shape}"
             )
         return cls(*_of(x, v, rows.along))
@@ -124,7 +130,7 @@ class OnlineSoftmax(NamedTuple):
     def update(
         self, logits: ArrayLike, values: ArrayLike, *, where: ArrayLike | None = None
     ) -> "OnlineSoftmax":
-        """The state with another block in it; arguments as `of`."""
+        """The state with another block in it; arguments and errors as `of` and `merge`."""
         return self.merge(OnlineSoftmax.of(logits, values, where=where))
 
     def merge(self, other: "OnlineSoftmax") -> "OnlineSoftmax":
@@ -144,7 +150,11 @@ class OnlineSoftmax(NamedTuple):
         return _merge(self, other)
 
     def across(self, axis_name: AxisName) -> "OnlineSoftmax":
-        """The state of the entries of all shards, inside ``jax.shard_map``: an all-reduce of it."""
+        """The state of the entries of all shards, inside ``jax.shard_map``: an all-reduce of it.
+
+        Raises:
+          ValueError: no mesh axis of that name is in scope.
+        """
         names = check_axis_name("OnlineSoftmax.across", axis_name)
         along = Along(self.peak.ndim - 1, names)
         peak = row_max(self.peak, along)

@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.typing import ColorType
 
-from jsoftmax._checks import Rows, check_count, check_mask, check_rows
+from jsoftmax._checks import Rows, check_mask, check_rows
 from jsoftmax._settings import check_temperature
 from jsoftmax._softmax import softmax
 from jsoftmax._typing import Setting
@@ -63,7 +63,7 @@ def sorted_row(
             f"{function}: logits must be one row, of shape [V], got shape {rows.logits.shape}"
         )
     x = check_values(function, rows)
-    check_numbers(function, "temperature", check_temperature(function, temperature, rows))
+    check_known_temperature(function, temperature, rows)
     allowed = np.ones(x.shape, bool) if rows.where is None else np.asarray(rows.where)
     if not allowed.any():
         raise ValueError(f"{function}: logits must have an allowed entry, got none")
@@ -87,20 +87,14 @@ def check_values(function: str, rows: Rows) -> np.ndarray:
     return x
 
 
-def check_numbers(function: str, argument: str, numbers: Array | None) -> None:
-    """Refuse the NaN that a checked setting is where a traced function would return NaN."""
-    if numbers is not None and np.isnan(np.asarray(numbers)).any():
-        raise ValueError(f"{function}: {argument} must be >= 0, got a negative number or NaN")
+def check_known_temperature(function: str, temperature: Setting, rows: Rows) -> None:
+    """Refuse what `check_temperature` turns into NaN: an array of jax is looked into here."""
+    checked = check_temperature(function, temperature, rows)
+    if checked is not None and np.isnan(np.asarray(checked)).any():
+        raise ValueError(f"{function}: temperature must be >= 0, got a negative number or NaN")
 
 
-def check_top(function: str, top: int) -> int:
-    """How many entries are shown, at least one."""
-    if isinstance(top, bool):
-        raise ValueError(f"{function}: top must be at least 1, got top={top}")
-    return check_count(function, "top", top)
-
-
-def check_labels(
+def check_texts(
     function: str, argument: str, labels: Labels | None, size: int, of: str
 ) -> Callable[[int], str] | None:
     """Convert to a function from an index to text that is drawn as it is."""

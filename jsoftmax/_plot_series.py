@@ -15,8 +15,8 @@ from jsoftmax._picture import (
     QUIET,
     SMALL,
     VERMILION,
-    check_labels,
-    check_numbers,
+    check_known_temperature,
+    check_texts,
     check_values,
     draw_bars,
     headline,
@@ -26,7 +26,6 @@ from jsoftmax._picture import (
     open_axes,
     size_in_points,
 )
-from jsoftmax._settings import check_temperature
 from jsoftmax._typing import Setting
 
 _STRIP = (-0.2, 0.13)
@@ -222,9 +221,9 @@ def entropy_trace(
             f"got shape {rows.logits.shape}"
         )
     check_values(function, rows)
-    check_numbers(function, "temperature", check_temperature(function, temperature, rows))
+    check_known_temperature(function, temperature, rows)
     steps = rows.logits.shape[0]
-    text = check_labels(function, "tokens", tokens, steps, "step")
+    text = check_texts(function, "tokens", tokens, steps, "step")
     kept = None if mask is None else check_mask(function, "mask", mask, rows.logits.shape)
     ax = open_axes(function, ax)
     x = rows.logits.astype(rows.compute_dtype)

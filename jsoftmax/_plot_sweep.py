@@ -4,14 +4,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 
-from jsoftmax._checks import check_logits
+from jsoftmax._checks import check_count, check_logits
 from jsoftmax._picture import (
     COLORS,
     QUIET,
     SMALL,
     Labels,
-    check_labels,
-    check_top,
+    check_texts,
     font_points,
     ink,
     open_axes,
@@ -73,8 +72,8 @@ def temperature_sweep(
     function = "plot.temperature_sweep"
     row = sorted_row(function, logits, where, 1.0)
     sweep = _check_temperatures(function, temperatures)
-    shown = min(check_top(function, top), len(row.order))
-    name = check_labels(function, "labels", labels, row.size, "entry of the vocabulary") or str
+    shown = min(check_count(function, "top", top), len(row.order))
+    name = check_texts(function, "labels", labels, row.size, "entry of the vocabulary") or str
     ax = open_axes(function, ax)
     # One temperature at a time: all of them at once would be an array of n rows of the vocabulary.
     p = np.array([np.asarray(softmax(row.logits, temperature=t))[row.order] for t in sweep])

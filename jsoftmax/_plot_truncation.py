@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from jsoftmax._checks import check_count
 from jsoftmax._picture import (
     BLUE,
     QUIET,
@@ -15,8 +16,7 @@ from jsoftmax._picture import (
     VERMILION,
     Labels,
     SortedRow,
-    check_labels,
-    check_top,
+    check_texts,
     draw_bars,
     font_points,
     headline,
@@ -88,8 +88,8 @@ def kept_set(
     function = "plot.kept_set"
     row = sorted_row(function, logits, where, temperature)
     kept = row.sorted_mask(function, "mask", mask)
-    shown = min(check_top(function, top), len(row.order))
-    name = check_labels(function, "labels", labels, row.size, "entry of the vocabulary")
+    shown = min(check_count(function, "top", top), len(row.order))
+    name = check_texts(function, "labels", labels, row.size, "entry of the vocabulary")
     ax = open_axes(function, ax)
     columns = _columns(ax, row, shown)
     first, cumulative = kept[:shown], np.cumsum(row.p)
@@ -170,8 +170,8 @@ def compare_truncations(
     function = "plot.compare_truncations"
     row = sorted_row(function, logits, where, temperature)
     kept = _check_masks(function, masks, row)
-    shown = min(check_top(function, top), len(row.order))
-    name = check_labels(function, "labels", labels, row.size, "entry of the vocabulary")
+    shown = min(check_count(function, "top", top), len(row.order))
+    name = check_texts(function, "labels", labels, row.size, "entry of the vocabulary")
     ax = open_axes(function, ax, 1.4 + 0.35 * len(kept))
     columns = _columns(ax, row, shown)
     heights = 0.8 * row.p[:shown] / (row.p[0] or 1)

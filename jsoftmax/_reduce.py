@@ -5,7 +5,6 @@ with ``axis_name=()`` there are none. What crosses devices is O(batch) a call, o
 for `row_cumsum`.
 """
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._mass import Mass, terms
-from jsoftmax._placement import everywhere
 from jsoftmax._sweep import SLABS, exact_sum, exact_sweep, largest, sweep
 from jsoftmax._typing import Along
 
@@ -104,44 +102,9 @@ def _exact_sums_of_shards(
     return [(total, jnp.zeros_like(total)) for total in totals]
 
 
-def group_sum(x: Array, group: Array | None, count: int) -> Array:
-    """Sum of the numbers of each group 0, 1, ..., `count` - 1 (None: all are of one group).
-
-    A sum by groups is one addition after another, whose rounding grows with their number: so it is
-    taken of short runs of numbers, and the results are summed.
-    """
-    if group is None:
-        return jnp.sum(x, dtype=x.dtype).reshape(1)
-    x, group = everywhere(x), everywhere(group)
-    run = max(count, 32)
-    if not is_symbol(x.size):
-        # No more results than there are numbers, unless that makes a run long.
-        run = min(run, math.isqrt(x.size) + 1)
-    runs = -(-x.size // run)
-    place = lax.broadcasted_iota(jnp.int32, x.shape, 0) // run * count + group
-    sums = jax.ops.segment_sum(x, place, num_segments=runs * count)
-    return jnp.sum(sums.reshape(runs, count), axis=0, dtype=x.dtype)
-
-
-def group_max(x: Array, group: Array | None, count: int) -> Array:
-    """Largest of the numbers of each group, as `group_sum`: none is below 0, nor the result."""
-    if group is None:
-        return jnp.max(x, initial=0).reshape(1)
-    found = jax.ops.segment_max(everywhere(x), everywhere(group), num_segments=count)
-    return jnp.maximum(found, 0)
-
-
 def row_size(x: Array, along: Along) -> int:
     """Number of entries of the whole row."""
     return x.shape[along.axis] * shard_count(along)
-
-
-def is_symbol(size: int) -> bool:
-    """Whether a size is a symbol of `jax.export`: it is not known yet."""
-    # Imported where it is used: an import of jsoftmax loads no more than it needs.
-    from jax.export import is_symbolic_dim
-
-    return is_symbolic_dim(size)
 
 
 def shard_count(along: Along) -> int:

@@ -49,8 +49,8 @@ def gumbel_softmax(
       bfloat16 logits give unbiased draws. Gradients flow to the logits and the temperature.
 
     Raises:
-      TypeError: logits are not real numbers, `where` or `hard` is not boolean, or `key` is not a
-        key.
+      TypeError: logits or a setting are not real numbers, `where` or `hard` is not boolean, `axis`
+        is not an integer, or `key` is not a key.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
     Edge cases: a -inf or disallowed entry is 0, with gradient 0; a row with nothing allowed is all

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._blocks import block_sum
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import upcast
 from jsoftmax._loop import stored_on_cpus
 from jsoftmax._normalizer import depth_sum, log_sum_exp
 from jsoftmax._reduce import row_max, row_sum, row_sweep, shard_count, vary_alike
 from jsoftmax._select import Selection, Weights, select, step_down
 from jsoftmax._settings import Settings
-from jsoftmax._sweep import sum_blocks
+from jsoftmax._sweep import fused_block_sum
 from jsoftmax._typing import Along
 
 
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     peak: Array
     scale: Scale | None
     """None is T = 1."""
-    mass: Array | None
+    stored_weights: Array | None
     """The weights, where several passes need them: see `weights`."""
     floor: Array
     """Entries above it are considered: those above -inf, and at T = 0 only the largest."""
@@ -75,9 +75,9 @@ class Row(NamedTuple):
         def computed(logits: Array) -> Array:
             return jnp.exp(self.z(self.widened(logits)))
 
-        if self.mass is None:
+        if self.stored_weights is None:
             return computed(logits)
-        return stored_on_cpus(self.mass, computed, logits)
+        return stored_on_cpus(self.stored_weights, computed, logits)
 
     def weight(self, x: Array, floor: Array) -> Array:
         """The weights of these entries, 0 where they are not above the floor."""
@@ -87,7 +87,7 @@ class Row(NamedTuple):
         """Whether these entries are above the floor, and min-p keeps them."""
         if self.min_p is None:
             return x > floor
-        return (x > floor) & (self.z(x) >= log_ratio(self.min_p))
+        return (x > floor) & (self.z(x) >= log_threshold(self.min_p))
 
     def kept_weight(self, x: Array, floor: Array) -> Array:
         """The weights of these entries, 0 where they are not kept."""
@@ -111,7 +111,7 @@ class Row(NamedTuple):
         def of(x: Array, weights: Array) -> Array:
             return jnp.where(self.keeps(x, floor), weights, 0)
 
-        return self._block_sum(of, sum_blocks)
+        return self._block_sum(of, fused_block_sum)
 
     def _block_sum(
         self, of: Callable[[Array, Array], Array], of_stored: Callable[[Array, int], Array]
@@ -129,12 +129,12 @@ class Row(NamedTuple):
 
             return block_sum(logits, shards, of=of_piece)
 
-        if self.mass is None:
+        if self.stored_weights is None:
             sums = computed(self.logits)
         else:
             sums = lax.platform_dependent(
                 self.logits,
-                self.mass,
+                self.stored_weights,
                 cpu=lambda logits, mass: of_stored(of(self.widened(logits), mass), shards),
                 default=lambda logits, _: computed(logits),
             )
@@ -180,6 +180,7 @@ class Row(NamedTuple):
 
 
 def _z(x: Array, peak: Array, scale: Scale | None) -> Array:
+    """As `_shift.shift`, without its derivative: no division and no select in each sweep."""
     peak = jnp.maximum(peak, -jnp.finfo(x.dtype).max)
     if scale is None:
         return x - peak
@@ -213,7 +214,7 @@ def row_of(
     settings = lax.stop_gradient(settings)
     logits, settings = jax.tree.map(lambda x: jnp.moveaxis(x, along.axis, -1), (logits, settings))
     along = along.last
-    x = logits.astype(compute_dtype(logits.dtype))
+    x = upcast(logits)
     peak = row_max(x, along)
     temperature, top_k, top_p, min_p = settings
     invalid = jnp.isnan(peak)
@@ -231,10 +232,10 @@ def row_of(
         min_p = None if min_p is None else jnp.where(uniform, 0, min_p)
     # Nothing in an invalid row is above its floor: it disturbs no loop.
     floor = jnp.where(invalid, jnp.inf, floor)
-    mass = None
+    weights = None
     if (weighed or top_p is not None) and top_k is None:
-        mass = lax.optimization_barrier(jnp.exp(_z(x, peak, scale)))
-    row = Row(logits, peak, scale, mass, floor, min_p, invalid, along)
+        weights = lax.optimization_barrier(jnp.exp(_z(x, peak, scale)))
+    row = Row(logits, peak, scale, weights, floor, min_p, invalid, along)
     return row, Settings(temperature, top_k, top_p, min_p)
 
 
@@ -243,14 +244,14 @@ def row_and_number(
 ) -> tuple[Row, Array]:
     """The rows of a mask that has one setting, and the setting, with the axis last."""
     logits, number = vary_alike((logits, number), besides=along.axis_name)
-    row, _ = row_of(logits, Settings(None, None, None, None), along, weighed=weighed)
+    row, _ = row_of(logits, Settings(), along, weighed=weighed)
     number = jnp.moveaxis(lax.stop_gradient(number), along.axis, -1)
     invalid = row.invalid | jnp.isnan(number)
     floor = jnp.where(invalid, jnp.inf, row.floor)
     return row._replace(invalid=invalid, floor=floor), number
 
 
-def log_ratio(ratio: Array) -> Array:
+def log_threshold(ratio: Array) -> Array:
     """log(ratio) for a threshold on z: at most 0, which keeps the mode, and -inf for ratio <= 0."""
     return jnp.minimum(jnp.log(jnp.clip(ratio, 0, 1)), 0)
 

@@ -3,6 +3,7 @@
 A draw takes three wide uniforms per row, however large the vocabulary; top-p makes two or more.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ def sample(
       of the nucleus, by rounding, where this program sums in another order than that of the mask).
 
     Raises:
-      TypeError: logits are not real numbers, `where` is not boolean, or `key` is not a key.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, `axis` is not an
+        integer, or `key` is not a key.
       ValueError: an axis, a shape or a static setting that is not allowed.
 
     Edge cases: 0 for a row with nothing allowed; an index in range for a row that holds NaN or +inf
@@ -128,7 +130,8 @@ def sample_and_log_prob(
       through the draw or the cut.
 
     Raises:
-      TypeError: logits are not real numbers, `where` is not boolean, or `key` is not a key.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, `axis` is not an
+        integer, or `key` is not a key.
       ValueError: an axis, a shape or a static setting that is not allowed.
 
     Edge cases: (0, -inf) for a row with nothing allowed; log_prob NaN for a row that holds NaN or
@@ -195,7 +198,7 @@ def _sample_and_log_prob(
     temperature = settings.temperature
     if temperature is not None:
         temperature = jnp.moveaxis(temperature, along.axis, -1)
-    log_prob = _differentiable(x, temperature, token, mask, log_prob, row.along)
+    log_prob = _log_prob_of_token(x, temperature, token, mask, log_prob, row.along)
     return jnp.squeeze(token, -1), jnp.squeeze(log_prob, -1).astype(logits.dtype)
 
 
@@ -209,7 +212,7 @@ def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
     def of_row(logits: Array) -> Array:
         return log_sum_exp(row.widened(logits), kept_z, row.along, stored)[1]
 
-    stored = row.mass
+    stored = row.stored_weights
     if stored is not None and settings.truncate:
         stored = jnp.where(row.keeps(row.x, floor), stored, 0)
 
@@ -222,7 +225,7 @@ def _log_total(row: Row, settings: Settings, kept: Kept, floor: Array) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _differentiable(
+def _log_prob_of_token(
     x: Array,
     temperature: Array | None,
     token: Array,
@@ -235,7 +238,7 @@ def _differentiable(
     return log_prob
 
 
-@partial(_differentiable.defjvp, symbolic_zeros=True)
+@partial(_log_prob_of_token.defjvp, symbolic_zeros=True)
 def _differentiable_jvp(
     along: Along,
     primals: tuple[Array, Array | None, Array, Array | None, Array],
@@ -266,6 +269,41 @@ def _differentiable_jvp(
 def _draw_truncated(
     key: Array, row: Row, settings: Settings, kept: Kept, floor: Array | None = None
 ) -> Array:
+    """Draw from what T, top-k, min-p and top-p keep: int32 [..., 1], 0 where there is nothing."""
+    blocks = _blocks_kept(row, settings, kept)
+    uniform_bits = partial(_uniform_bits, shape=row.peak.shape, temperature=settings.temperature)
+    if kept.limit is not None:
+        return _draw_nucleus(key, row, kept.floor, kept.limit, floor, blocks, uniform_bits)
+    # Before the loop: a key that is used inside of one counts as used again and again.
+    bits = uniform_bits(key)
+
+    def once(logits: Array) -> Array:
+        return draw(bits, row.at(logits), kept.floor, blocks)
+
+    # A loop of one round: a TPU's compiler lays the logits out anew for a draw outside of one.
+    drawable = ~row.invalid & (row.peak > -jnp.inf)
+    return where_needed(drawable, once, row.logits, jnp.zeros_like(row.peak, jnp.int32))
+
+
+def _uniform_bits(
+    key: Array, *draws: int, shape: tuple[int, ...], temperature: Array | None
+) -> Array:
+    bits = jax.random.bits(key, (*draws, 6, *shape), jnp.uint32)
+    if temperature is None:
+        return bits
+    # All zero draws the first of the largest entries: greedy decoding.
+    return jnp.where(temperature == 0, jnp.zeros_like(bits), bits)
+
+
+def _draw_nucleus(
+    key: Array,
+    row: Row,
+    start: Array,
+    limit: Array,
+    floor: Array | None,
+    blocks: Array,
+    uniform_bits: Callable[..., Array],
+) -> Array:
     """Draw from what T, top-k and min-p keep, until top-p keeps the entry drawn.
 
     Top-p keeps an entry if the mass above it is less than its limit. A round draws two entries and
@@ -274,27 +312,8 @@ def _draw_truncated(
     the distribution over the nucleus exactly. No round looks for the cut, and few rows need two.
 
     Where the cut is known, as a floor below all that is kept, the entries are compared with it.
+    (The rounds stay: the token is to be that of `sample`, which does not know the cut.)
     """
-    limit = kept.limit
-
-    def uniform_bits(key: Array, *draws: int) -> Array:
-        bits = jax.random.bits(key, (*draws, 6, *row.peak.shape), jnp.uint32)
-        if settings.temperature is None:
-            return bits
-        # All zero draws the first of the largest entries: greedy decoding.
-        return jnp.where(settings.temperature == 0, jnp.zeros_like(bits), bits)
-
-    blocks = _blocks_kept(row, settings, kept)
-    if limit is None:
-        # Before the loop: a key that is used inside of one counts as used again and again.
-        bits = uniform_bits(key)
-
-        def once(logits: Array) -> Array:
-            return draw(bits, row.at(logits), kept.floor, blocks)
-
-        # A loop of one round: a TPU's compiler lays the logits out anew for a draw outside of one.
-        drawable = ~row.invalid & (row.peak > -jnp.inf)
-        return where_needed(drawable, once, row.logits, jnp.zeros_like(row.peak, jnp.int32))
 
     def again(state: Draw) -> Draw:
         here = row.at(tied(row.logits, state.rounds))
@@ -325,8 +344,8 @@ def _draw_truncated(
 
     token = jnp.zeros_like(row.peak, jnp.int32)
     unfinished = ~row.invalid & (row.peak > -jnp.inf)
-    start = Draw(first_round(), token, unfinished, kept.floor, blocks)
-    return lax.while_loop(lambda state: jnp.any(state.unfinished), again, start).token
+    first = Draw(first_round(), token, unfinished, start, blocks)
+    return lax.while_loop(lambda state: jnp.any(state.unfinished), again, first).token
 
 
 def _blocks_kept(row: Row, settings: Settings, kept: Kept) -> Array:

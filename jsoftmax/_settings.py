@@ -5,7 +5,7 @@ A static number out of its range raises; one that is only known at run time make
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +49,10 @@ _MEANT = _RANGES | dict.fromkeys(_SHARES, (0.0, 1.0))
 class Settings(NamedTuple):
     """Checked settings of a truncation, in the compute dtype; None is off."""
 
-    temperature: Array | None
-    top_k: Array | None
-    top_p: Array | None
-    min_p: Array | None
+    temperature: Array | None = None
+    top_k: Array | None = None
+    top_p: Array | None = None
+    min_p: Array | None = None
 
     @property
     def truncate(self) -> bool:
@@ -115,6 +115,14 @@ def check_settings(
     )
 
 
+def _is_static(value: Setting, *numbers: float) -> TypeGuard[float]:
+    """Whether it is one of these as a Python number, which has a program of its own.
+
+    NumPy's float64 is a Python number, too.
+    """
+    return isinstance(value, int | float) and type(value) is not bool and value in numbers
+
+
 def check_temperature(
     function: str, temperature: Setting, rows: Rows, heeded: Array | None = None
 ) -> Array | None:
@@ -122,7 +130,7 @@ def check_temperature(
 
     The negative zero becomes the other: it has no reciprocal that is a temperature's.
     """
-    if type(temperature) in (int, float) and temperature == 1:
+    if _is_static(temperature, 1):
         return None
     array = check_setting(function, "temperature", temperature, rows, heeded)
     return _or_nan(_positive_zero(array), 0, math.inf)
@@ -130,7 +138,7 @@ def check_temperature(
 
 def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
     """The Python numbers 1, 1.5 and 2 as they are; else as `check_setting`, NaN outside [1, 4]."""
-    if isinstance(alpha, int | float) and type(alpha) is not bool and alpha in (1, 1.5, 2):
+    if _is_static(alpha, 1, 1.5, 2):
         return float(alpha)
     array = check_setting(function, "alpha", alpha, rows)
     return _or_nan(array, 1, 4)
@@ -138,18 +146,23 @@ def check_alpha(function: str, alpha: Setting, rows: Rows) -> Array | float:
 
 def check_fraction(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
     """A setting in [0, 1]: None for the Python number zero, NaN where it is outside."""
-    if type(value) in (int, float) and value == 0:
+    if _is_static(value, 0):
         return None
     array = check_setting(function, argument, value, rows)
     return _or_nan(array, 0, 1)
 
 
 def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Array | None:
-    """A setting that is finite and not negative: None for the Python number zero, else NaN."""
-    if type(value) in (int, float) and value == 0:
+    """A setting in [0, inf): None for the Python number zero, NaN where it is outside."""
+    if _is_static(value, 0):
         return None
     array = check_setting(function, argument, value, rows)
     return _or_nan(array, 0, float(jnp.finfo(array.dtype).max))
+
+
+def check_softcap(function: str, value: Setting, rows: Rows) -> Array:
+    """A setting above 0: NaN where it is not."""
+    return _positive(check_setting(function, "logit_softcap", value, rows))
 
 
 # Programs, as in `_checks`: an operation on its own would bring its constant to the device.
@@ -159,6 +172,12 @@ def check_weight(function: str, argument: str, value: Setting, rows: Rows) -> Ar
 def _or_nan(x: Array, least: float, most: float) -> Array:
     """The numbers from `least` to `most`, and NaN for the others."""
     return jnp.where((x >= least) & (x <= most), x, jnp.nan)
+
+
+@partial(jax.jit, inline=True)
+def _positive(x: Array) -> Array:
+    """The numbers above 0, and NaN for the others."""
+    return jnp.where(x > 0, x, jnp.nan)
 
 
 @partial(jax.jit, inline=True)

@@ -68,7 +68,8 @@ def softmax(
       its absolute value times eps. A probability below 1e-34 may be 0.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
     Edge cases: a -inf or disallowed entry has probability 0 and gradient 0; a row with nothing
@@ -107,7 +108,8 @@ def log_softmax(
       logits: real numbers of any shape with at least one dimension.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
+        shape without `axis`). Traced.
       axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
         Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
@@ -118,7 +120,8 @@ def log_softmax(
       others sum to).
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
     Edge cases: -inf, with gradient 0, at -inf and at disallowed entries, and everywhere in a row
@@ -145,7 +148,7 @@ def logsumexp(
     keepdims: bool = False,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Smooth maximum of a row, the logarithm of softmax's normaliser.
+    r"""Smooth maximum of a row, the logarithm of softmax's normalizer.
 
     .. math:: T \log \sum_i \exp(x_i / T)
 
@@ -153,7 +156,8 @@ def logsumexp(
       logits: real numbers of any shape with at least one dimension.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
-      temperature: T >= 0, a number or an array that broadcasts to the batch shape. Traced.
+      temperature: T >= 0, a number or an array that broadcasts to the batch shape (the logits'
+        shape without `axis`). Traced.
       keepdims: True or False, static: keep `axis`, with size one.
       axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
         Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
@@ -162,7 +166,8 @@ def logsumexp(
       An array of the batch shape and the logits' float dtype. Its gradient is `softmax`.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` or `keepdims` is not boolean, or
+        `axis` is not an integer.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
     Edge cases: -inf for a row with nothing allowed and for a size-0 axis, with gradient 0. T = 0 is

@@ -4,6 +4,7 @@ With kappa = alpha - 1 and z = (x - max x) / T, p = max(M + kappa z, 0)^(1 / kap
 kappa-th power of the largest probability, makes the sum one: `_sparse_root` finds it.
 """
 
+import math
 from functools import partial
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import Rows, check_rows, keep_or_fill
 from jsoftmax._derivative import drop_zeros
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import compute_dtype, upcast
 from jsoftmax._reduce import row_max, row_sum
 from jsoftmax._settings import check_alpha, check_temperature
 from jsoftmax._shift import inverse, shift
@@ -66,7 +67,8 @@ def sparsemax(
       once.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
     Edge cases: as `softmax`. A -inf or disallowed entry has probability 0 and gradient 0; a row
@@ -125,7 +127,8 @@ def entmax(
       once. Gradients flow to the logits, alpha and the temperature.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape, a static alpha or a static temperature that is not allowed.
 
     Edge cases: as `softmax`. A -inf or disallowed entry has probability 0 and gradient 0; a row
@@ -179,7 +182,7 @@ def _sparse_map(
     along: Along,
     dtype: np.dtype,
 ) -> Array:
-    largest = row_max(logits.astype(compute_dtype(logits.dtype)), along)
+    largest = row_max(upcast(logits), along)
     peak = largest
     if temperature is not None:
         peak = jnp.where(jnp.isnan(temperature) & (peak != -jnp.inf), jnp.nan, peak)
@@ -287,11 +290,9 @@ def bend(log_p: Array, kappa: Array | float) -> Array:
     v = kappa * log_p
     small = jnp.abs(v) < 1
     inner = jnp.where(small, v, 0)
-    series, factorial = jnp.zeros_like(inner), [1.0]
-    for n in range(1, _TERMS + 1):
-        factorial.append(factorial[-1] * n)
+    series = jnp.zeros_like(inner)
     for n in range(_TERMS, 1, -1):
-        series = series * inner - (n - 1) / factorial[n]
+        series = series * inner - (n - 1) / math.factorial(n)
     outer = jnp.where(small, 1, v)
     direct = (jnp.exp(outer) * (1 - outer) - 1) / (outer * outer)
     return log_p * log_p * jnp.where(small, series, direct)

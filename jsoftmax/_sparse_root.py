@@ -8,7 +8,7 @@ never more than some thirty.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +90,7 @@ def _solve_closed(
     def scaled(logits: Array) -> Array:
         return score(logits) if alpha == 2 else score(logits) / 2
 
+    on_support = _linear_step if alpha == 2 else _quadratic_step
     y_of = _for_sweeps(scaled, logits)
 
     def step(state: _Support) -> _Support:
@@ -98,25 +99,7 @@ def _solve_closed(
         inside = y > -level
         # Of what is above the threshold, not of y: no digits cancel near the root.
         above = jnp.where(inside, y + level, 0)
-        if alpha == 2:
-            (total, rounded), (count, _) = row_exact_sweep(
-                along, [above, inside.astype(y.dtype)], 8
-            )
-            lack = (1 - total) - rounded
-            change = lack / jnp.maximum(count, 1)
-            newton = level + change
-            is_root = count > 0
-        else:
-            # The largest entries apart: where one holds nearly all, 1 - M^2 keeps its digits.
-            is_top = y == 0
-            below = jnp.where(is_top, 0, above)
-            sums = [below * below, below, *(x.astype(y.dtype) for x in (inside, is_top))]
-            squares, total, count, tops = [a + b for a, b in row_exact_sweep(along, sums, 8)]
-            lack = (1 - level) * (1 + level) - (tops - 1) * level * level - squares
-            total = total + tops * level
-            norm = jnp.sqrt(1 - lack)
-            newton = level + lack / (1 + norm) * norm / total
-            change, is_root = _quadratic(lack, total, count)
+        count, lack, change, is_root, newton = on_support(y, level, inside, above, along)
         root = level + change
         short = lack > 0
         low, high = jnp.where(short, level, state.low), jnp.where(short, state.high, level)
@@ -152,6 +135,35 @@ def _solve_closed(
     return (p if alpha == 2 else p * p), found.sweeps
 
 
+Step: TypeAlias = tuple[Array, Array, Array, Array, Array]
+"""Of a support: its size, what its sum lacks to one, how far from M the root is, whether it has
+one, and where a step of Newton's method leads."""
+
+
+def _linear_step(y: Array, level: Array, inside: Array, above: Array, along: Along) -> Step:
+    """For alpha = 2, where a step of Newton's method is the root."""
+    (total, rounded), (count, _) = row_exact_sweep(along, [above, inside.astype(y.dtype)], 8)
+    lack = (1 - total) - rounded
+    change = lack / jnp.maximum(count, 1)
+    newton = level + change
+    return count, lack, change, count > 0, newton
+
+
+def _quadratic_step(y: Array, level: Array, inside: Array, above: Array, along: Along) -> Step:
+    """For alpha = 1.5, where the root is that of a quadratic."""
+    # The largest entries apart: where one holds nearly all, 1 - M^2 keeps its digits.
+    is_top = y == 0
+    below = jnp.where(is_top, 0, above)
+    sums = [below * below, below, *(x.astype(y.dtype) for x in (inside, is_top))]
+    squares, total, count, tops = [a + b for a, b in row_exact_sweep(along, sums, 8)]
+    lack = (1 - level) * (1 + level) - (tops - 1) * level * level - squares
+    total = total + tops * level
+    norm = jnp.sqrt(1 - lack)
+    newton = level + lack / (1 + norm) * norm / total
+    change, is_root = _quadratic(lack, total, count)
+    return count, lack, change, is_root, newton
+
+
 def _quadratic(lack: Array, total: Array, count: Array) -> tuple[Array, Array]:
     """The d with sum (u + d)^2 = 1, and whether there is one.
 
@@ -170,13 +182,13 @@ class _Search(NamedTuple):
     """-log p0, where p0 is the largest probability that M0 means: p0^kappa = M0."""
     slope: Array
     """kappa / M0."""
-    ratio: Array
+    log_ratio: Array
     """log(M / M0)."""
     offset: Array
     """M / M0 - 1."""
     low: Array
     high: Array
-    """Bounds of the ratio."""
+    """Bounds of that."""
     gap: Array
     """-log of the sum of all probabilities, at the M before."""
     total: Array
@@ -226,8 +238,8 @@ def _solve_any(
         of_entries = powers(state.sweeps, state.slope, state.offset)
         total, weight = row_sweep(along, sums=list(of_entries), slabs=8)
         gap = state.start - jnp.log(total)
-        low = jnp.where(gap > 0, state.ratio, state.low)
-        high = jnp.where(gap > 0, state.high, state.ratio)
+        low = jnp.where(gap > 0, state.log_ratio, state.low)
+        high = jnp.where(gap > 0, state.high, state.log_ratio)
         # total^kappa is to be exp(kappa start); its derivative by base is total^(kappa-1) weight.
         share = total / weight
         change = share * jnp.expm1(kappa * gap)
@@ -235,24 +247,24 @@ def _solve_any(
         newton = jnp.where(change < -0.5, jnp.log(far), jnp.log1p(state.offset + change))
         lost = jnp.abs(gap) > jnp.abs(state.gap) / 2
         lost |= ~((newton > low) & (newton < high))
-        ratio = jnp.where(concave & lost, (low + high) / 2, newton)
-        found = (jnp.abs(gap) <= 4 * epsilon * (1 + state.start)) | (ratio == state.ratio)
+        log_ratio = jnp.where(concave & lost, (low + high) / 2, newton)
+        found = (jnp.abs(gap) <= 4 * epsilon * (1 + state.start)) | (log_ratio == state.log_ratio)
         found |= ~concave & (jnp.abs(gap) >= jnp.abs(state.gap))
         unfinished = state.unfinished & ~found
-        moved = jnp.where(unfinished & (jnp.abs(ratio) > _NEAR), ratio, 0)
+        moved = jnp.where(unfinished & (jnp.abs(log_ratio) > _NEAR), log_ratio, 0)
         start, slope = near(state.start - moved * exponent)
         still = moved == 0
         start, slope = jnp.where(still, state.start, start), jnp.where(still, state.slope, slope)
         moved = jnp.where(concave, kappa * (state.start - start), moved)
         # By more than what rounds M0.
         wider = jnp.where(still, 0, 8 * epsilon * (1 + kappa * jnp.abs(start)))
-        ratio = jnp.where(unfinished, ratio, state.ratio) - moved
+        log_ratio = jnp.where(unfinished, log_ratio, state.log_ratio) - moved
         return _Search(
             state.sweeps + 1,
             start,
             slope,
-            ratio,
-            jnp.expm1(ratio),
+            log_ratio,
+            jnp.expm1(log_ratio),
             low - moved - wider,
             high - moved + wider,
             jnp.where(unfinished, gap, state.gap),
@@ -271,7 +283,7 @@ def _solve_any(
         sweeps=first_round(),
         start=start,
         slope=slope,
-        ratio=one,
+        log_ratio=one,
         offset=jnp.expm1(one),
         low=one - kappa * (float(np.log(max(row_size(logits, along), 1))) + epsilon),
         high=one,

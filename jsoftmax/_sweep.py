@@ -208,7 +208,7 @@ def exact_sweep(sums: Sequence[Array], axis: int, slabs: int = SLABS) -> list[tu
     return lax.platform_dependent(*sums, cpu=together, default=separately)
 
 
-def sum_blocks(x: Array, shards: int) -> Array:
+def fused_block_sum(x: Array, shards: int) -> Array:
     """As `block_sum`, for CPUs, of numbers that are not stored: it would store them first."""
     blocks = blocks_of(x.shape[-1], shards)
     batch = x.shape[:-1]

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import upcast
 from jsoftmax._reduce import row_max
 from jsoftmax._settings import check_temperature
 from jsoftmax._shift import at_temperature, shift
@@ -43,7 +43,8 @@ def temperature_scale(
       An array of the logits' shape and float dtype, computed in float32 or wider and rounded once.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static temperature that is not allowed.
 
     Edge cases: -inf stays -inf at every T; T = inf gives 0 to every allowed entry. A row that holds
@@ -65,7 +66,7 @@ def temperature_scale(
 
 @partial(jax.jit, static_argnums=2)
 def _temperature_scale(logits: Array, temperature: Array | None, along: Along) -> Array:
-    x = logits.astype(compute_dtype(logits.dtype))
+    x = upcast(logits)
     peak = row_max(x, along)
     absent = x == -jnp.inf
     scaled, invalid = x, jnp.isnan(peak)

@@ -8,9 +8,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows
-from jsoftmax._kept import floor_of
 from jsoftmax._reduce import row_exact_sweep, row_sweep
-from jsoftmax._row import Row, log_ratio, row_and_number, row_of, surprise
+from jsoftmax._row import Row, log_threshold, row_and_number, row_of, surprise
 from jsoftmax._settings import Settings, check_setting
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -29,8 +28,8 @@ def min_p_mask(
 
     Args:
       logits: real numbers of any shape with at least one dimension.
-      min_p: the ratio, a number or an array that broadcasts to the batch shape. Traced. min_p <= 0
-        is off; min_p >= 1 keeps the mode only.
+      min_p: the ratio, a number or an array that broadcasts to the batch shape (the logits' shape
+        without `axis`). Traced. min_p <= 0 is off; min_p >= 1 keeps the mode only.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
@@ -40,7 +39,8 @@ def min_p_mask(
       log(min_p).
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static min_p that is not allowed.
 
     Edge cases: never empty where some entry is allowed; otherwise as `top_k_mask`.
@@ -72,8 +72,8 @@ def epsilon_mask(
 
     Args:
       logits: real numbers of any shape with at least one dimension.
-      epsilon: the probability, a number or an array that broadcasts to the batch shape. Traced.
-        epsilon <= 0 is off.
+      epsilon: the probability, a number or an array that broadcasts to the batch shape (the logits'
+        shape without `axis`). Traced. epsilon <= 0 is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
@@ -83,7 +83,8 @@ def epsilon_mask(
       A boolean array of the logits' shape.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static epsilon that is not allowed.
 
     Edge cases: the mode is always kept, where some entry is allowed; otherwise as `top_k_mask`.
@@ -116,7 +117,8 @@ def eta_mask(
 
     Args:
       logits: real numbers of any shape with at least one dimension.
-      epsilon: a number or an array that broadcasts to the batch shape. Traced. epsilon <= 0 is off.
+      epsilon: a number or an array that broadcasts to the batch shape (the logits' shape without
+        `axis`). Traced. epsilon <= 0 is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
@@ -126,7 +128,8 @@ def eta_mask(
       A boolean array of the logits' shape.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static epsilon that is not allowed.
 
     Edge cases: the mode is always kept, where some entry is allowed; otherwise as `top_k_mask`.
@@ -163,8 +166,8 @@ def top_n_sigma_mask(
 
     Args:
       logits: real numbers of any shape with at least one dimension.
-      n: how many deviations, a number or an array that broadcasts to the batch shape. Traced. n <=
-        0 is off.
+      n: how many deviations, a number or an array that broadcasts to the batch shape (the logits'
+        shape without `axis`). Traced. n <= 0 is off.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       axis_name: the mesh axis, or axes, that split `axis`, inside ``jax.shard_map`` and only there.
@@ -173,7 +176,8 @@ def top_n_sigma_mask(
       A boolean array of the logits' shape.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static n that is not allowed.
 
     Edge cases: the mode is always kept, where some entry is allowed; otherwise as `top_k_mask`.
@@ -193,15 +197,15 @@ def top_n_sigma_mask(
 
 @partial(jax.jit, static_argnums=2)
 def _min_p_mask(logits: Array, min_p: Array, along: Along) -> Array:
-    row, settings = row_of(logits, Settings(None, None, None, min_p), along)
-    return jnp.moveaxis(row.mask(floor_of(row, settings)), -1, along.axis)
+    row, _ = row_of(logits, Settings(min_p=min_p), along)
+    return jnp.moveaxis(row.mask(row.floor), -1, along.axis)
 
 
 @partial(jax.jit, static_argnums=2)
 def _epsilon_mask(logits: Array, epsilon: Array, along: Along) -> Array:
     row, epsilon = row_and_number(logits, epsilon, along)
     minus_log_p, _ = surprise(row)
-    return _at_least(row, -minus_log_p(row.x), log_ratio(epsilon), along)
+    return _at_least(row, -minus_log_p(row.x), log_threshold(epsilon), along)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -60,7 +60,8 @@ def top_k_mask(
       A boolean array of the logits' shape.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape, a static k or a `ties` that is not allowed.
 
     Edge cases: -inf and disallowed entries are never kept, nor is anything in a row with nothing
@@ -111,7 +112,8 @@ def top_p_mask(
       within float32 rounding of p: the tests allow either side within 16 eps of it.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape, a static p or a `ties` that is not allowed.
 
     Edge cases: -inf and disallowed entries are never kept, nor is anything in a row with nothing
@@ -150,8 +152,8 @@ def typical_mask(
 
     Args:
       logits: real numbers of any shape with at least one dimension.
-      mass: a number or an array that broadcasts to the batch shape. Traced. mass >= 1 is off; mass
-        <= 0 keeps the most typical entry only.
+      mass: a number or an array that broadcasts to the batch shape (the logits' shape without
+        `axis`). Traced. mass >= 1 is off; mass <= 0 keeps the most typical entry only.
       axis: the axis that holds a row.
       where: boolean, broadcasts to the logits' shape: True where an entry is allowed.
       ties: "all" keeps every entry as typical as the least typical one kept; "first" keeps the
@@ -165,7 +167,8 @@ def typical_mask(
       the entropy, agree to float32 rounding may fall on either side.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape, a static mass or a `ties` that is not allowed.
 
     Edge cases: as `top_p_mask`. The most probable entry need not be kept.
@@ -224,7 +227,8 @@ def truncation_mask(
       A boolean array of the logits' shape. Ties at a cut are all kept.
 
     Raises:
-      TypeError: logits are not real numbers, or `where` is not boolean.
+      TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
+        an integer.
       ValueError: an axis, a shape or a static setting that is not allowed.
 
     Edge cases: as `top_k_mask` and `top_p_mask`. Entries are ordered by the logits themselves, so

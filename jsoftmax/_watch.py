@@ -71,7 +71,7 @@ def watching() -> bool:
 
 
 def unwatched() -> AbstractContextManager[object]:
-    """For a call of one public function by another, which has checked its arguments."""
+    """Nothing is looked at inside: the caller has looked, or will."""
     return _WATCH(None)
 
 

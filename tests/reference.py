@@ -243,7 +243,7 @@ def cross_entropy_row(
     smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> float:
-    """-sum t log p over the classes with a target, and the squared log-normaliser; 0 where nothing
+    """-sum t log p over the classes with a target, and the squared log-normalizer; 0 where nothing
     is allowed."""
     live = allowed_row(x, where)
     if not live.any():

@@ -22,7 +22,7 @@ from jax.test_util import check_grads
 
 import jsoftmax
 from examples.collectives import collectives
-from jsoftmax import _fit, calibration
+from jsoftmax import _bins, _fit, calibration
 from jsoftmax.calibration import (
     brier_score,
     expected_calibration_error,
@@ -912,10 +912,10 @@ def test_every_edge_is_in_the_bin_below() -> None:
     """And the float above it in that above."""
     for bins in (1, 3, 7, 15, 49, 100, 1000):
         edges = (np.arange(bins + 1) / bins).astype(np.float32)
-        below = calibration._bin_of(jnp.asarray(edges), jnp.asarray(edges))
+        below = _bins.bin_of(jnp.asarray(edges), jnp.asarray(edges))
         np.testing.assert_array_equal(below, np.maximum(np.arange(bins + 1) - 1, 0))
         higher = np.nextafter(edges, np.float32(2))
-        above = calibration._bin_of(jnp.asarray(higher), jnp.asarray(edges))
+        above = _bins.bin_of(jnp.asarray(higher), jnp.asarray(edges))
         np.testing.assert_array_equal(above, np.minimum(np.arange(bins + 1), bins - 1))
 
 

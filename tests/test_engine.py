@@ -16,7 +16,7 @@ from jsoftmax._kept import floor_of
 from jsoftmax._mass import terms, unshifted_mass
 from jsoftmax._row import row_of
 from jsoftmax._settings import Settings
-from jsoftmax._sweep import exact_sweep, largest, sum_blocks, sweep
+from jsoftmax._sweep import exact_sweep, fused_block_sum, largest, sweep
 from jsoftmax._typing import Along
 from jsoftmax._window import window_of
 from tests import real_logits, rows
@@ -273,7 +273,7 @@ def test_temporary_memory_of_a_draw(
 def test_blocks_of_what_is_not_stored(size: int, shards: int) -> None:
     x = np.random.default_rng(0).integers(-9, 9, (2, size)).astype(np.float32)
     expected = block_sum(x, shards)
-    np.testing.assert_array_equal(jax.jit(sum_blocks, static_argnums=1)(x, shards), expected)
+    np.testing.assert_array_equal(jax.jit(fused_block_sum, static_argnums=1)(x, shards), expected)
 
 
 @pytest.mark.parametrize("shards", [1, 4, 8])

@@ -271,7 +271,7 @@ class TestValues:
         np.testing.assert_array_equal(of_x[2:], 0)
         assert (of_x[0, :2] != 0).all()
 
-    def test_z_loss_is_the_squared_log_normaliser(self) -> None:
+    def test_z_loss_is_the_squared_log_normalizer(self) -> None:
         x = rows.normal(60, 2.0).reshape(3, 20)
         label = labels_for(x)
         for t in (1.0, 0.5):

@@ -123,7 +123,7 @@ def test_the_state_of_no_entries_is_the_identity() -> None:
     np.testing.assert_array_equal(empty.logsumexp(), -np.inf)
 
 
-def test_the_normaliser() -> None:
+def test_the_normalizer() -> None:
     state = OnlineSoftmax.of(LOGITS[..., :9], VALUES[:, :9], where=WHERE[..., :9])
     state = state.update(LOGITS[..., 9:], VALUES[:, 9:], where=WHERE[..., 9:])
     np.testing.assert_allclose(state.logsumexp(), logsumexp(LOGITS, where=WHERE), rtol=1e-6)
@@ -211,7 +211,7 @@ def test_errors() -> None:
         ((LOGITS[0, 0], VALUES[0, 0]), ValueError, "values must have shape"),
         ((LOGITS, jnp.ones((3, 32, 4))), ValueError, r"values must have shape.*\(3, 32, 4\)"),
     ):
-        with pytest.raises(kind, match=f"OnlineSoftmax: {words}"):
+        with pytest.raises(kind, match=rf"OnlineSoftmax\.of: {words}"):
             OnlineSoftmax.of(*arguments)
     with pytest.raises(TypeError, match="where must be boolean"):
         OnlineSoftmax.of(LOGITS, VALUES, where=jnp.ones(32))

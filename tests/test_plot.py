@@ -557,7 +557,7 @@ def test_logits_that_are_no_row(name: str, bad: object, kind: type[Exception], w
 @of_rows
 def test_settings_of_rows(name: str) -> None:
     draw, door = OF_ROWS[name], f"plot.{name}: "
-    for bad, kind in ((0, ValueError), (-1, ValueError), (2.5, TypeError), (True, ValueError)):
+    for bad, kind in ((0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError)):
         refused(kind, lambda bad=bad: draw(X, top=bad), door + "top", str(bad))
     refused(ValueError, lambda: draw(X, where=np.zeros(12, bool)), door + "logits", "none")
     refused(TypeError, lambda: draw(X, where=X), door + "where", "float32")

@@ -8,7 +8,7 @@ x + c, z moves by a `change`, of a row: what a result may move by then is its sl
   digits as large ones. One that may be 0 has a slope of at most 1. That of entmax is the 1 /
   kappa-th power of a quantity with such errors, kappa = alpha - 1, and above kappa = 1 has no bound
   at 0: so has its error. Many entries that are about to leave the support move the others, too.
-- A logarithm or an x / T: relative to itself, and beside that as the normaliser.
+- A logarithm or an x / T: relative to itself, and beside that as the normalizer.
 - A number, of size v. Entropy and the losses have a slope of at most 2 (1 + log V + v); that which
   moves with the logits, logsumexp, is rounded relative to the largest of these, and T log V.
   The square in the z-loss moves by twice what it is the square of.
