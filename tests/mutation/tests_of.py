@@ -44,6 +44,9 @@ TESTS_OF = {
     "_linear": (Stage(("linear",), 4),),
     "_online": (Stage(("online",), 3),),
     "calibration": (Stage(("calibration",), 3),),
+    "_examples": (Stage(("calibration",), 3),),
+    "_bins": (Stage(("calibration",), 3),),
+    "_groups": (Stage(("calibration",), 3),),
     "_fit": (Stage(("calibration",), 3),),
     "_blocks": (
         Stage(("engine",), 2),
