@@ -17,7 +17,7 @@ _SHORTEST = 128
 _MOST_BLOCKS = 64
 # A row lies in eight parts, each with blocks of its own: the blocks of a row that is split over 2,
 # 4 or 8 shards are those of the whole.
-_PARTS = 8
+PARTS = 8
 
 
 class Blocks(NamedTuple):
@@ -45,7 +45,7 @@ def blocks_of(size: int, shards: int = 1, length: int | None = None) -> Blocks:
 
     Or as many as there are of a given length.
     """
-    parts = 1 if size * shards % _PARTS or _PARTS % shards else _PARTS // shards
+    parts = 1 if size * shards % PARTS or PARTS % shards else PARTS // shards
     length = length or max(-(-size * shards // _MOST_BLOCKS), _SHORTEST)
     return Blocks(parts, size // parts, length)
 

@@ -6,7 +6,7 @@ any order are added before they are rounded.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -14,8 +14,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jsoftmax._dtypes import compute_dtype
-
-Tree = TypeVar("Tree")
+from jsoftmax._typing import Tree
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero | None, Array | SymbolicZero | None]
 """Those of the logits and of the temperature; None is zero, too."""

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-Tree = TypeVar("Tree")
+from jsoftmax._typing import Tree
 
 
 def tied(x: Tree, to: Array) -> Tree:

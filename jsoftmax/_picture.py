@@ -4,7 +4,7 @@ Pictures are drawn from concrete arrays, outside of `jit`, so that values are ch
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -220,6 +220,14 @@ def note(
 def headline(ax: Axes, text: str) -> None:
     """What the picture says in one line: the title on the left, which leaves the usual one free."""
     ax.set_title(text, loc="left", fontsize="medium", color=ink(ax))
+
+
+def legend(ax: Axes, *, above: bool = False) -> None:
+    """What the lines and marks are, in the ink of the axes: where there is room, or above them."""
+    place: dict[str, Any] = {"loc": "best"}
+    if above:
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "ncols": 2}
+    ax.legend(frameon=False, fontsize=SMALL, labelcolor=ink(ax), **place)
 
 
 def verbatim(texts: Iterable[Text]) -> None:

@@ -13,7 +13,6 @@ from jsoftmax._divergence import entropy
 from jsoftmax._picture import (
     BLUE,
     QUIET,
-    SMALL,
     VERMILION,
     check_known_temperature,
     check_texts,
@@ -22,6 +21,7 @@ from jsoftmax._picture import (
     headline,
     ink,
     label_places,
+    legend,
     note,
     open_axes,
     size_in_points,
@@ -126,7 +126,7 @@ def reliability_diagram(
     ax.spines["left"].set_bounds(0, 1)
     error = float((share * np.abs(right - sure)).sum())
     headline(ax, f"{label}: ECE {error:.3f}" if label else f"ECE {error:.3f}")
-    ax.legend(frameon=False, fontsize=SMALL, labelcolor=ink(ax), loc="best")
+    legend(ax)
     return ax
 
 
@@ -248,15 +248,7 @@ def entropy_trace(
             markersize=0.85 * size,
             label="of what was drawn from",
         )
-        ax.legend(
-            frameon=False,
-            fontsize=SMALL,
-            labelcolor=ink(ax),
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            borderaxespad=0.2,
-            ncols=2,
-        )
+        legend(ax, above=True)
     highest = max(1.06 * most, np.log(2.2))
     ax.set(xlim=(-0.5, steps - 0.5), ylim=(-0.03 * highest, highest), ylabel="entropy (nats)")
     if text:
@@ -265,13 +257,18 @@ def entropy_trace(
     else:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("step")
+    _effective_axis(ax, highest, rows.logits.shape[1])
+    return ax
+
+
+def _effective_axis(ax: Axes, highest: float, vocabulary: int) -> None:
+    """On the right, what an entropy up to the highest is as a number of equal tokens."""
     # An axis without data begins at 0, which has no logarithm.
     tiny = np.finfo(float).tiny
     right = ax.secondary_yaxis(
         "right", functions=(np.exp, lambda number: np.log(np.maximum(number, tiny)))
     )
     digits = (1, 2, 5) if highest > np.log(5) else (1, 1.5, 2, 3, 5)
-    numbers = [d * 10**e for e in range(len(str(rows.logits.shape[1]))) for d in digits]
+    numbers = [d * 10**e for e in range(len(str(vocabulary))) for d in digits]
     right.set_yticks(numbers, labels=[f"{number:,}" for number in numbers])
     right.set_ylabel("effective tokens, exp(H)")
-    return ax

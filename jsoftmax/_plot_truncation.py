@@ -22,6 +22,7 @@ from jsoftmax._picture import (
     headline,
     ink,
     label_places,
+    legend,
     note,
     open_axes,
     size_in_points,
@@ -111,7 +112,7 @@ def kept_set(
     _label_columns(ax, row, columns, name)
     ax.set(ylim=(0, 1.03), ylabel="probability, mass")
     headline(ax, f"kept {kept.sum():,} of {len(kept):,}, mass {row.p[kept].sum():.3f}")
-    ax.legend(frameon=False, fontsize=SMALL, labelcolor=ink(ax), loc="best")
+    legend(ax)
     return ax
 
 

@@ -6,7 +6,6 @@ for `row_cumsum`.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,7 @@ from jax import Array, lax
 
 from jsoftmax._mass import Mass, terms
 from jsoftmax._sweep import SLABS, exact_sum, exact_sweep, largest, sweep
-from jsoftmax._typing import Along
-
-Tree = TypeVar("Tree")
+from jsoftmax._typing import Along, Tree
 
 
 def row_max(x: Array, along: Along) -> Array:

@@ -8,7 +8,7 @@ never more than some thirty.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +17,7 @@ from jax import Array, lax
 from jsoftmax._exact import halves
 from jsoftmax._loop import first_round, stored_on_cpus, tied
 from jsoftmax._reduce import row_exact_sweep, row_size, row_sweep
-from jsoftmax._typing import Along
-
-Tree = TypeVar("Tree")
+from jsoftmax._typing import Along, Tree
 
 _MOST_SWEEPS = 100
 _FLOOR = 1e-30

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._blocks import Blocks, block_at, blocks_of, window_sum
+from jsoftmax._blocks import PARTS, Blocks, block_at, blocks_of, window_sum
 from jsoftmax._exact import fold_slabs, leading_digits, reduce_together, sum_exactly
 
-_PARTS = 8
 # XLA:CPU unrolls, and so vectorises, a reduction of up to 64 combinations: of 12 slabs of five
 # operands. Beyond that it takes ten times as long; with fewer slabs it stores more.
 SLABS = 12
@@ -236,8 +235,8 @@ def in_parts(x: Array, axis: int) -> Array:
     """
     axis %= x.ndim
     size = x.shape[axis]
-    free = is_long(x, axis) or (axis < x.ndim - 1 and size >= _PARTS * _PARTS)
-    parts = _PARTS if free and size % _PARTS == 0 else 1
+    free = is_long(x, axis) or (axis < x.ndim - 1 and size >= PARTS * PARTS)
+    parts = PARTS if free and size % PARTS == 0 else 1
     return x.reshape(*x.shape[:axis], parts, size // parts, *x.shape[axis + 1 :])
 
 

@@ -1,9 +1,12 @@
 """Aliases that the signatures share, and where a row lies."""
 
 from collections.abc import Hashable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from jax.typing import ArrayLike
+
+Tree = TypeVar("Tree")
+"""Any pytree of arrays."""
 
 Axis: TypeAlias = int
 """An axis of the array itself, counted from the front or (negative) from the back."""

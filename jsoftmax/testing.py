@@ -5,7 +5,7 @@ They raise AssertionError and say which row is wrong. They look at values: insid
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -249,64 +249,46 @@ def assert_stable_gradients(
     random = np.random.default_rng(0)
     tangents = [_noise(random, arrays[i]) for i in places]
     owners = [labels[i].partition("[")[0] for i in places]
-    slopes: list[tuple[str, float, float]] = []
 
-    def run(wide: bool) -> tuple[list[_Row], list[_Row], float | None, float]:
-        """The values, the gradients, u . (J v) and (u J) . v; in float64 if `wide`.
+    def of_floats(*floats: jax.Array) -> list[jax.Array]:
+        whole = list(arrays)
+        for i, x in zip(places, floats, strict=True):
+            whole[i] = x
+        leaves = [jnp.asarray(x) for x in jax.tree.leaves(function(*tree.unflatten(whole)))]
+        return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
 
-        The third is None where a function has reverse mode only.
-        """
+    def in_dtype(dtype: np.dtype | None) -> tuple[list[jax.Array], list[jax.Array]]:
+        """The arguments and their tangents, in the dtypes they have or in another."""
+        likes = [(arrays[i], dtype or arrays[i].dtype) for i in places]
+        return (
+            [jnp.asarray(np.asarray(x), own) for x, own in likes],
+            [jnp.asarray(v, own) for v, (_, own) in zip(tangents, likes, strict=True)],
+        )
 
-        def cast(x: ArrayLike, like: jax.Array) -> jax.Array:
-            return jnp.asarray(x, np.float64 if wide else like.dtype)
-
-        def of_floats(*floats: jax.Array) -> list[jax.Array]:
-            whole = list(arrays)
-            for i, x in zip(places, floats, strict=True):
-                whole[i] = x
-            leaves = [jnp.asarray(x) for x in jax.tree.leaves(function(*tree.unflatten(whole)))]
-            return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
-
-        floats = [cast(np.asarray(arrays[i]), arrays[i]) for i in places]
-        moved = [cast(v, arrays[i]) for v, i in zip(tangents, places, strict=True)]
-        values, pull = jax.vjp(of_floats, *floats)
-        pushed = _pushed(of_floats, floats, moved)
-        random = np.random.default_rng(1)
-        weights = [
-            jnp.where(jnp.isfinite(x), jnp.asarray(_noise(random, x), x.dtype), jnp.zeros_like(x))
-            for x in values
-        ]
-        gradients = [_wide(x) for x in pull(weights)]
-        forward = None
-        if pushed is not None:
-            forward = float(sum(_dot(w, x) for w, x in zip(weights, pushed, strict=True)))
-        backward = float(sum(_dot(g, v) for g, v in zip(gradients, moved, strict=True)))
-        if wide:
-            slopes.extend(_slopes(of_floats, floats, weights, owners))
-        return [_wide(x) for x in values], gradients, forward, backward
-
-    values, found, forward, backward = run(wide=False)
-    for i, gradient in zip(places, found, strict=True):
+    plain = _derivatives(of_floats, *in_dtype(None))
+    for i, gradient in zip(places, plain.gradients, strict=True):
         bad = ~np.isfinite(gradient)
         if bad.any():
             at = _first(bad)
             raise AssertionError(
                 f"{name}: the gradient of {labels[i]} is not finite: {gradient[at]} at {at}"
             )
-    for i, value in enumerate(values):
+    for i, value in enumerate(plain.values):
         if (nan := np.isnan(value)).any():
             raise AssertionError(f"{name}: result {i} is NaN at {_first(nan)}")
     apart = sum(
         _dot(relative * np.abs(g) + absolute, np.abs(v))
-        for g, v in zip(found, tangents, strict=True)
+        for g, v in zip(plain.gradients, tangents, strict=True)
     )
-    if forward is not None and not abs(forward - backward) <= apart:
+    if plain.forward is not None and not abs(plain.forward - plain.backward) <= apart:
         raise AssertionError(
-            f"{name}: forward mode gives {forward:.9g} and reverse mode {backward:.9g}"
+            f"{name}: forward mode gives {plain.forward:.9g} and reverse mode {plain.backward:.9g}"
         )
     with jax.enable_x64(True):
-        _, exact, _, _ = run(wide=True)
-    for i, gradient, want in zip(places, found, exact, strict=True):
+        floats, moved = in_dtype(np.dtype(np.float64))
+        wide = _derivatives(of_floats, floats, moved)
+        slopes = _slopes(of_floats, floats, wide.weights, owners)
+    for i, gradient, want in zip(places, plain.gradients, wide.gradients, strict=True):
         error = np.where(np.isfinite(want), np.abs(gradient - want), np.inf)
         size = np.abs(want).max(where=np.isfinite(want), initial=0)
         most = relative * size + absolute
@@ -322,6 +304,38 @@ def assert_stable_gradients(
                 f"{name}: along a direction of {label} the gradient says a slope of {said:.4g}, "
                 f"and the values have one of {seen:.4g}"
             )
+
+
+class _Derivatives(NamedTuple):
+    """Of a function J at some place, along tangents v and cotangents u."""
+
+    values: list[_Row]
+    gradients: list[_Row]
+    """u J."""
+    forward: float | None
+    """u . (J v); None where a rule is written for reverse mode only."""
+    backward: float
+    """(u J) . v."""
+    weights: list[jax.Array]
+    """u, 0 where a value is infinite."""
+
+
+def _derivatives(
+    function: Callable[..., list[jax.Array]], at: list[jax.Array], along: list[jax.Array]
+) -> _Derivatives:
+    values, pull = jax.vjp(function, *at)
+    pushed = _pushed(function, at, along)
+    random = np.random.default_rng(1)
+    weights = [
+        jnp.where(jnp.isfinite(x), jnp.asarray(_noise(random, x), x.dtype), jnp.zeros_like(x))
+        for x in values
+    ]
+    gradients = [_wide(x) for x in pull(weights)]
+    forward = None
+    if pushed is not None:
+        forward = float(sum(_dot(w, x) for w, x in zip(weights, pushed, strict=True)))
+    backward = float(sum(_dot(g, v) for g, v in zip(gradients, along, strict=True)))
+    return _Derivatives([_wide(x) for x in values], gradients, forward, backward, weights)
 
 
 def _slopes(

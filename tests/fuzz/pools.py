@@ -133,10 +133,16 @@ def pools(seed: int) -> Pools:
         "right": labels == predicted,
     }
     by_pool = {name: of.reshape(POOLS, EXAMPLES, *of.shape[1:]) for name, of in arrays.items()}
-    weights = np.where(by_pool["counts"], by_pool["weights"], 0)
+    multiples, exact = in_units_of_the_least(by_pool["weights"], by_pool["counts"])
+    return Pools(seed, **by_pool, multiples=multiples, exact=exact)
+
+
+def in_units_of_the_least(weights: Row, counts: Row) -> tuple[Row, Row]:
+    """The weights of what counts, and in which pools these are whole numbers."""
+    weights = np.where(counts, weights, 0)
     multiples = weights / np.min(weights, -1, keepdims=True, where=weights > 0, initial=np.inf)
     exact = np.all(multiples == np.round(multiples), -1) & (multiples.sum(-1) < 2**24)
-    return Pools(seed, **by_pool, multiples=multiples.astype(np.float64), exact=exact)
+    return multiples.astype(np.float64), exact
 
 
 @functools.cache
@@ -160,6 +166,7 @@ def measures(given: Pools, bins: int, binning: str) -> Measures:
 # --- properties: which pools break them ------------------------------------------------------
 
 Property = Callable[[Pools, Measures, int, str], Row]
+"""Masked where it says nothing of a pool."""
 
 
 def sums_up_to(given: Pools, numbers: Row, edges: Row, strictly: bool) -> Row:
@@ -207,7 +214,7 @@ def bins_hold_their_examples(given: Pools, got: Measures, bins: int, binning: st
 def edges_are_quantiles(given: Pools, got: Measures, bins: int, binning: str) -> Row:
     """An edge is the least confidence up to which there is i / n of the weight."""
     if binning == "width":
-        return np.zeros(POOLS, bool)
+        return np.ma.masked_all(POOLS, bool)
     target = np.arange(1, bins) / bins
     edges, share = got.edges[:, :-1], shares(given)
     most, less = (sums_up_to(given, share, edges, strictly) for strictly in (False, True))
@@ -267,7 +274,8 @@ def weights_are_repeats(given: Pools, got: Measures, bins: int, binning: str) ->
             weights[pool, used] /= 2
     doubled = given.with_examples(weights=weights).taken(index)
     # Rounding decides where sums of other weights reach a share.
-    return apart(got, measures(doubled, bins, binning)) & given.exact
+    _, exact = in_units_of_the_least(doubled.weights, doubled.counts)
+    return np.ma.array(apart(got, measures(doubled, bins, binning)), mask=~(given.exact & exact))
 
 
 def an_error_spoils_its_pool(given: Pools, got: Measures, bins: int, binning: str) -> Row:
@@ -334,12 +342,15 @@ def examine(seed: int, bins: int, binning: str) -> Iterator[tuple[str, Count, st
     given = pools(seed)
     got = measures(given, bins, binning)
     for holds in PROPERTIES:
-        if holds is edges_are_quantiles and binning == "width":
-            continue
         with np.errstate(all="ignore"):
-            wrong = holds(given, got, bins, binning)
+            verdict = np.ma.array(holds(given, got, bins, binning))
+        wrong = verdict.filled(fill_value=False)
         first = f"{holds.__name__}: pool {wrong.argmax()} of --again {seed} {bins} {binning}"
-        yield holds.__name__, Count(POOLS, int(wrong.sum())), first if wrong.any() else ""
+        yield (
+            holds.__name__,
+            Count(int(verdict.count()), int(wrong.sum())),
+            first if wrong.any() else "",
+        )
 
 
 def run(number: int, first_seed: int) -> tuple[dict[str, Count], list[str]]:
