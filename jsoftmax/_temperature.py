@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_rows
-from jsoftmax._dtypes import upcast
+from jsoftmax._derivative import recomputed
 from jsoftmax._reduce import row_max
 from jsoftmax._settings import check_temperature
 from jsoftmax._shift import at_temperature, shift
@@ -66,17 +66,22 @@ def temperature_scale(
 
 @partial(jax.jit, static_argnums=2)
 def _temperature_scale(logits: Array, temperature: Array | None, along: Along) -> Array:
-    x = upcast(logits)
+    largest = float(jnp.finfo(logits.dtype).max)
+    scaled = recomputed(partial(_scaled, largest=largest, along=along))
+    return scaled(logits, temperature).astype(logits.dtype)
+
+
+def _scaled(x: Array, temperature: Array | None, *, largest: float, along: Along) -> Array:
+    """The same of logits in the compute dtype, shifted where a result would be beyond `largest`."""
     peak = row_max(x, along)
     absent = x == -jnp.inf
     scaled, invalid = x, jnp.isnan(peak)
     if temperature is not None:
         nonzero = jnp.where(temperature == 0, 1, temperature)
-        largest = jnp.where(peak == -jnp.inf, 0, peak) / nonzero
-        overflows = jnp.abs(largest) > float(jnp.finfo(logits.dtype).max)
+        highest = jnp.where(peak == -jnp.inf, 0, peak) / nonzero
+        limit = (temperature == 0) | (jnp.abs(highest) > largest)
         quotient = at_temperature(jnp.where(absent, 0, x), nonzero)
-        limit = (temperature == 0) | overflows
         scaled = jnp.where(limit, shift(x, temperature, peak), quotient)
         invalid |= jnp.isnan(temperature) & (peak != -jnp.inf)
     scaled = jnp.where(absent, -jnp.inf, scaled)
-    return jnp.where(invalid, jnp.nan, scaled).astype(logits.dtype)
+    return jnp.where(invalid, jnp.nan, scaled)

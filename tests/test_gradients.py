@@ -279,7 +279,15 @@ def test_half_precision_gradient_is_accurate(function: Function, dtype: str) -> 
     )
 
 
-@pytest.mark.parametrize("function", [softmax, log_softmax, logsumexp])
+@pytest.mark.parametrize(
+    "function",
+    [
+        softmax,
+        log_softmax,
+        logsumexp,
+        functools.partial(jsoftmax.temperature_scale, temperature=0.7),
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_backward_pass_keeps_one_array_of_the_size_of_the_logits(
     function: Function, dtype: str

@@ -149,6 +149,23 @@ class TestKL:
         np.testing.assert_allclose(of_x, p * (ratio - (p * ratio).sum()), rtol=2e-5, atol=1e-7)
         np.testing.assert_allclose(of_y, q - p, rtol=2e-5, atol=1e-7)
 
+    @pytest.mark.parametrize(
+        ("one", "two", "both"),
+        [
+            ("bfloat16", "bfloat16", "bfloat16"),
+            ("bfloat16", "float32", "float32"),
+            ("float32", "float16", "float32"),
+            ("float16", "bfloat16", "float32"),
+        ],
+    )
+    def test_of_two_dtypes(self, one: str, two: str, both: str) -> None:
+        """The result has the dtype of both, or else that in which they are computed."""
+        p, q = FAMILY[:4].astype(one), FAMILY[1:5].astype(two)
+        got = kl_divergence(p, q)
+        assert got.dtype == jnp.dtype(both)
+        want = kl_divergence(p.astype(np.float32), q.astype(np.float32))
+        np.testing.assert_array_equal(got, want.astype(both))
+
     def test_distillation_is_cross_entropy_of_the_teacher_less_its_entropy(self) -> None:
         teacher, student = rows.normal(60, 2.0).reshape(3, 20), rows.normal(60, 1.0).reshape(3, 20)
         t = 2.5

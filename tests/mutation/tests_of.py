@@ -21,7 +21,7 @@ class Stage(NamedTuple):
 SAMPLING = Stage(("sample", "contracts"), 12, "sampl")
 TESTS_OF = {
     "_checks": (Stage(("errors",), 3),),
-    "_settings": (Stage(("errors",), 3), Stage(("temperature",), 6)),
+    "_settings": (Stage(("errors",), 3), Stage(("temperature", "sparse", "losses"), 6)),
     "_dtypes": (Stage(("errors", "softmax", "losses"), 6),),
     "_reduce": (
         Stage(("engine", "softmax", "sharded"), 12),
