@@ -75,7 +75,8 @@ def reduce_together(
 ) -> Sequence[Array]:
     """Reduce operands along an axis, which XLA:CPU computes on the way, if there are several.
 
-    A single one it would store first: that is reduced twice.
+    A single one it hands to YNNPACK, and stores it first if anything in it compares, selects or
+    looks at bits: that is reduced twice.
     """
     if len(operands) == 1:
 
