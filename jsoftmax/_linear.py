@@ -338,11 +338,8 @@ def _merged(
 
 @partial(jax.jit, inline=True)
 def _log_prob(parts: Parts, temperature: Array | None) -> Array:
-    loss = combine(parts._replace(label=None), temperature, None, None)
-    result = jnp.where(parts.nothing, -jnp.inf, -loss)
-    if parts.label is None:
-        return result
-    return jnp.where((parts.label >= 0) | parts.nothing, result, jnp.nan)
+    loss = combine(parts, temperature, None, None)
+    return jnp.where(parts.nothing, -jnp.inf, -loss)
 
 
 def _below(x: Array, temperature: Array | None, peak: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -447,6 +448,13 @@ def test_what_runs_after_the_call_is_refused() -> None:
             jsoftmax.checked(function)
     with pytest.raises(TypeError, match=message):
         jsoftmax.checked(lambda x: (jsoftmax.softmax(row) for row in x))(BAD)
+    with warnings.catch_warnings(action="error"), pytest.raises(TypeError, match=message):
+        jsoftmax.checked(lambda x: coroutine(x))(BAD)
+
+
+def test_an_empty_batch_has_nothing_to_check() -> None:
+    run = jsoftmax.checked(lambda x, t: jsoftmax.softmax(x, temperature=t))
+    assert run(jnp.zeros((0, 3)), jnp.zeros(0)).shape == (0, 3)
 
 
 def test_arguments_that_are_no_tree() -> None:

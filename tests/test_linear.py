@@ -305,6 +305,25 @@ class TestEdges:
             function(HIDDEN, WEIGHT, LABELS, **dict.fromkeys(names, number))
 
     @pytest.mark.parametrize("function", [linear_cross_entropy, linear_log_prob])
+    @pytest.mark.parametrize(
+        "precision",
+        ["high", jax.lax.Precision.HIGH, ("high", "high"), ["high", "high"]],
+        ids=lambda given: type(given).__name__,
+    )
+    def test_every_product_has_the_precision(
+        self, function: Callable[..., jax.Array], precision: Any
+    ) -> None:
+        """In the backward pass too, and in whatever form ``jax.lax.dot`` takes it."""
+
+        def loss(hidden: jax.Array, weight: jax.Array) -> jax.Array:
+            return function(hidden, weight, LABELS, block_size=5, precision=precision).sum()
+
+        program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(HIDDEN, WEIGHT))
+        products = program.count("dot_general")
+        assert products
+        assert program.count("Precision.HIGH") == 2 * products
+
+    @pytest.mark.parametrize("function", [linear_cross_entropy, linear_log_prob])
     def test_errors(self, function: Callable[..., jax.Array]) -> None:
         name = function.__name__
         good = {"hidden": HIDDEN, "weight": WEIGHT, "labels": LABELS}
