@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_axis, check_batch, check_count, check_mask, unbounded
+from jsoftmax._checks import check_axis, check_batch, check_count, check_logits, check_mask
 from jsoftmax._difference import slope_at_zero
 
 __all__ = [
@@ -145,7 +145,8 @@ def assert_mask_keeps(
         raise TypeError(f"{name}: temperature must be an array or a number, got {got}") from None
     if not (scale > 0).all():
         raise ValueError(f"{name}: temperature must be above 0, got {temperature}")
-    x, _ = _floats(name, "logits", logits, axis)
+    _no_tracers(name, logits)
+    x, _ = _floats(name, "logits", check_logits(name, logits), axis)
     check_batch(name, "temperature", scale.shape, x.shape[:-1])
     if np.shape(mask) != np.shape(logits):
         raise AssertionError(f"{name}: the mask has shape {np.shape(mask)}, not {np.shape(logits)}")
@@ -470,9 +471,7 @@ def _compare(
 def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, np.dtype]:
     """The rows in float64, along the last axis, and their dtype."""
     _no_tracers(name, x)
-    array = _array(name, argument, unbounded(x) if argument == "logits" else x)
-    if argument == "logits" and jnp.issubdtype(array.dtype, jnp.integer):
-        array = array.astype(jnp.result_type(float))
+    array = _array(name, argument, x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: {argument} must be floating-point, got dtype {array.dtype}")
     along = check_axis(name, axis, array.ndim, argument)

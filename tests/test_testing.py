@@ -1,5 +1,6 @@
 """`jsoftmax.testing`: what each assertion lets pass, and what it catches."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,8 @@ def test_what_is_not_on_the_simplex() -> None:
     with fails(r"row \(1,\) sums to 0, which is 1 from 1"):
         testing.assert_on_simplex(jsoftmax.softmax(X, where=nothing))
     testing.assert_on_simplex(jnp.zeros((3, 0)))
+    with pytest.raises(TypeError, match="p must be floating-point, got dtype int32"):
+        testing.assert_on_simplex(jnp.ones((3, 1), jnp.int32))
 
 
 @pytest.mark.parametrize("dtype", ["float8_e5m2", "float16", "bfloat16", "float32"])
@@ -185,9 +188,10 @@ def test_arguments_of_the_mask_s_assertion() -> None:
         testing.assert_mask_keeps(mask, X, count=2.5)
     with pytest.raises(TypeError, match=r"mask must be boolean .*, got dtype float32"):
         testing.assert_mask_keeps(np.ones(X.shape, np.float32), X)
-    with pytest.raises(TypeError, match="logits must be floating-point, got dtype bool"):
+    with pytest.raises(TypeError, match=r"logits must be real numbers .*, got dtype bool"):
         testing.assert_mask_keeps(mask, mask)
-    testing.assert_mask_keeps(mask, X.astype(np.int32))
+    for integers in (X.astype(np.int32), jnp.asarray(X, jnp.int32)):
+        testing.assert_mask_keeps(mask, integers)
     with pytest.raises(AssertionError, match=r"the mask has shape \(3,\), not "):
         testing.assert_mask_keeps(np.ones(3, bool), X)
     with pytest.raises(ValueError, match=r"where must broadcast .*, got shape \(7,\)"):
@@ -297,6 +301,15 @@ def test_functions_that_have_reverse_mode_only() -> None:
         testing.assert_stable_gradients(reverse_only, x)
     with pytest.raises(TypeError, match="of the function's own"):
         testing.assert_stable_gradients(_refuses_tangents, x)
+    calls = itertools.count()
+
+    def tired(x: jax.Array) -> jax.Array:
+        if next(calls):
+            raise TypeError("of the second call")
+        return x * x
+
+    with pytest.raises(TypeError, match="of the second call"):
+        testing.assert_stable_gradients(tired, x)
 
 
 @jax.custom_jvp
