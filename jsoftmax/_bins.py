@@ -64,10 +64,14 @@ def _quantiles(confidence: Array, weight: Array, bins: int) -> Array:
     # weighs nothing, lies there even if no other does.
     ranked = _and_then(jnp.where(weight > 0, confidence, 1), 1)
     ranked, weight = lax.sort((ranked, _and_then(weight, 0)), num_keys=2)
-    # Equal weights are ones, and 0.1, 0.2 and 0.3 are 1, 2 and 3: their sums are exact.
-    multiples = weight / jnp.min(jnp.where(weight > 0, weight, jnp.inf))
-    whole = jnp.all((multiples == jnp.round(multiples)) & (multiples < 2.0**20))
-    weight = jnp.where(whole, multiples, weight)
+    # Equal weights are ones, and 0.3, 0.6 and 0.9 are 1, 2 and 3: sums of whole numbers are exact,
+    # as far as those are floats.
+    least, most = jnp.min(jnp.where(weight > 0, weight, jnp.inf)), 2.0**20
+    multiples = jnp.minimum(weight / least, most)
+    nearest = jnp.round(multiples)
+    rounded = 2 * float(jnp.finfo(weight.dtype).eps) * nearest
+    whole = jnp.all((jnp.abs(multiples - nearest) <= rounded) & (multiples < most))
+    weight = jnp.where(whole, nearest, weight)
     reached = jnp.cumsum(weight)
     # In multiples of 1 / n: whole numbers, and so exact, where the weights are.
     targets = jnp.arange(1, bins, dtype=weight.dtype) * reached[-1]

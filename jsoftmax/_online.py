@@ -112,7 +112,12 @@ class OnlineSoftmax(NamedTuple):
           TypeError: logits or values are not real numbers, or `where` is not boolean.
           ValueError: shapes that do not fit together.
         """
-        name = "OnlineSoftmax.of"
+        return cls._checked("OnlineSoftmax.of", logits, values, where)
+
+    @classmethod
+    def _checked(
+        cls, name: str, logits: ArrayLike, values: ArrayLike, where: ArrayLike | None
+    ) -> "OnlineSoftmax":
         rows = check_rows(name, logits, -1, where, None)
         v = check_logits(name, values, "values")
         x = rows.logits
@@ -131,7 +136,7 @@ class OnlineSoftmax(NamedTuple):
         self, logits: ArrayLike, values: ArrayLike, *, where: ArrayLike | None = None
     ) -> "OnlineSoftmax":
         """The state with another block in it; arguments and errors as `of` and `merge`."""
-        return self.merge(OnlineSoftmax.of(logits, values, where=where))
+        return self.merge(self._checked("OnlineSoftmax.update", logits, values, where))
 
     def merge(self, other: "OnlineSoftmax") -> "OnlineSoftmax":
         """The state of the entries of both, whose batch shapes broadcast to each other.

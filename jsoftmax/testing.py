@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jsoftmax._checks import check_axis, check_batch, check_count, check_logits, check_mask
+from jsoftmax._checks import check_axis, check_batch, check_count, check_logits
 from jsoftmax._difference import slope_at_zero
 
 __all__ = [
@@ -480,8 +480,15 @@ def _floats(name: str, argument: str, x: ArrayLike, axis: int) -> tuple[_Row, np
 
 def _mask(name: str, argument: str, mask: ArrayLike, shape: tuple[int, ...], axis: int) -> _Row:
     _no_tracers(name, mask)
-    checked = check_mask(name, argument, np.asarray(mask), shape)
-    return np.moveaxis(np.asarray(checked), axis, -1)
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name}: {argument} must be boolean, got dtype {array.dtype}")
+    try:
+        return np.moveaxis(np.broadcast_to(array, shape), axis, -1)
+    except ValueError:
+        raise ValueError(
+            f"{name}: {argument} must broadcast to shape {shape}, got shape {array.shape}"
+        ) from None
 
 
 def _no_tracers(name: str, values: object) -> None:

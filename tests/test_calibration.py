@@ -565,7 +565,7 @@ class TestMeasures:
         x, labels = np.stack([sure, 0 * sure], -1), np.zeros(6, int)
         for counts in ([4, 3, 5, 1, 2, 3], [5, 2, 5, 4, 1, 4], [1, 5, 4, 2, 2, 1]):
             want = reliability_curve(np.repeat(x, counts, 0), np.repeat(labels, counts), **SIXTHS)
-            for unit in (0.1, 1 / 3, 7.0, 3e-30):
+            for unit in (0.1, 0.3, 0.7, 1 / 3, 7.0, 3e-30):
                 weights = (unit * np.array(counts)).astype(np.float32)
                 got = reliability_curve(x, labels, weights=weights, **SIXTHS)
                 np.testing.assert_array_equal(got.edges, want.edges)

@@ -213,6 +213,9 @@ def test_errors() -> None:
     ):
         with pytest.raises(kind, match=rf"OnlineSoftmax\.of: {words}"):
             OnlineSoftmax.of(*arguments)
+    state = OnlineSoftmax.of(LOGITS, VALUES)
+    with pytest.raises(ValueError, match=r"OnlineSoftmax\.update: values must have shape"):
+        state.update(LOGITS, VALUES[:, :5])
     with pytest.raises(TypeError, match="where must be boolean"):
         OnlineSoftmax.of(LOGITS, VALUES, where=jnp.ones(32))
     for arguments, kind, words in (

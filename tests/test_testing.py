@@ -186,7 +186,7 @@ def test_arguments_of_the_mask_s_assertion() -> None:
             testing.assert_mask_keeps(mask, X, **options)
     with pytest.raises(TypeError, match=r"count must be an integer, got 2\.5"):
         testing.assert_mask_keeps(mask, X, count=2.5)
-    with pytest.raises(TypeError, match=r"mask must be boolean .*, got dtype float32"):
+    with pytest.raises(TypeError, match="mask must be boolean, got dtype float32"):
         testing.assert_mask_keeps(np.ones(X.shape, np.float32), X)
     with pytest.raises(TypeError, match=r"logits must be real numbers .*, got dtype bool"):
         testing.assert_mask_keeps(mask, mask)
@@ -194,7 +194,7 @@ def test_arguments_of_the_mask_s_assertion() -> None:
         testing.assert_mask_keeps(mask, integers)
     with pytest.raises(AssertionError, match=r"the mask has shape \(3,\), not "):
         testing.assert_mask_keeps(np.ones(3, bool), X)
-    with pytest.raises(ValueError, match=r"where must broadcast .*, got shape \(7,\)"):
+    with pytest.raises(ValueError, match=r"where must broadcast to shape .*, got shape \(7,\)"):
         testing.assert_mask_keeps(mask, X, where=np.ones(7, bool))
 
 

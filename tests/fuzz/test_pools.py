@@ -1,10 +1,13 @@
 """The bins of calibration over pools of any floats; and that the properties can fail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jsoftmax import _bins
 from tests.fuzz import pools
 from tests.fuzz.pools import PROPERTIES, STATIC, Measures, Pools, examine, measures
 
@@ -104,6 +107,41 @@ def test_properties_can_fail(
         name for seed in range(3) for name, count, _ in examine(seed, 4, "mass") if count.wrong
     }
     assert found_by in found
+
+
+def in_the_bin_above(x: jax.Array, edges: jax.Array) -> jax.Array:
+    """As if an edge were in the bin above it."""
+    return jnp.sum(x[:, None] >= edges[None, 1:-1], axis=1, dtype=jnp.int32)
+
+
+def first_above(targets: jax.Array, ascending: jax.Array) -> jax.Array:
+    """As if a share had to be exceeded."""
+    return jnp.sum(ascending[:, None] <= targets[None], axis=0, dtype=jnp.int32)
+
+
+@pytest.fixture
+def compiled_anew() -> Iterator[None]:
+    def forget() -> None:
+        pools.compiled.cache_clear()
+        jax.clear_caches()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("compiled_anew")
+@pytest.mark.parametrize(
+    ("part", "fault"), [("bin_of", in_the_bin_above), ("_first_at_least", first_above)]
+)
+def test_ties_decide(
+    part: str, fault: Callable[..., jax.Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bins, part, fault)
+    found = {
+        name for seed in range(4) for name, count, _ in examine(seed, 4, "mass") if count.wrong
+    }
+    assert "edges_are_quantiles" in found
 
 
 def test_every_property_says_what_it_asks() -> None:
