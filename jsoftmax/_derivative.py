@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import upcast
 from jsoftmax._typing import Tree
 
 Tangents: TypeAlias = tuple[Array | SymbolicZero | None, Array | SymbolicZero | None]
@@ -42,7 +42,7 @@ def recomputed(part: Callable[..., Tree]) -> Callable[..., Tree]:
 
     @partial(jax.checkpoint, prevent_cse=False)
     def of_wide(logits: object, *others: object) -> Tree:
-        wide = jax.tree.map(lambda x: x.astype(compute_dtype(x.dtype)), logits)
+        wide = jax.tree.map(upcast, logits)
         return part(wide, *others)
 
     return of_wide

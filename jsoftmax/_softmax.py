@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax._checks import check_flag, check_rows, keep_or_fill
 from jsoftmax._derivative import Moved, drop_zeros, recomputed, widened
-from jsoftmax._dtypes import compute_dtype
+from jsoftmax._dtypes import compute_dtype, upcast
 from jsoftmax._exact import add_exactly, reciprocal
 from jsoftmax._exp import exp, exp_of_difference
 from jsoftmax._loop import where_needed
@@ -201,7 +201,7 @@ def softmax_of(
 
 
 def _probabilities(logits: Array, temperature: Array | None, along: Along) -> Array:
-    x = logits.astype(compute_dtype(logits.dtype))
+    x = upcast(logits)
 
     def normalize(mass: Array) -> Array:
         total, lack = row_exact_sum(mass, along)

@@ -1,5 +1,7 @@
-"""Which code a report is of."""
+"""Which code a report is of, and with which versions."""
 
+import importlib.metadata
+import platform
 import subprocess
 from pathlib import Path
 
@@ -14,3 +16,10 @@ def revision() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return result.stdout.strip()
+
+
+def versions() -> str:
+    """Those of Python and of what computes."""
+    packages = {"jax": "jax", "jaxlib": "jaxlib", "NumPy": "numpy"}
+    named = [f"{name} {importlib.metadata.version(of)}" for name, of in packages.items()]
+    return ", ".join([f"Python {platform.python_version()}", *named])

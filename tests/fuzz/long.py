@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 
 from tests.fuzz.entries import EVERY
@@ -32,7 +31,7 @@ from tests.fuzz.every import PROPERTIES
 from tests.fuzz.properties import Count, Property, check, examine, properties_of
 from tests.fuzz.strategies import CLASSES, at_random
 from tests.registry import Entry
-from tests.revision import revision
+from tests.revision import revision, versions
 
 SHAPES = {1: (2048, 0.1), 7: (4096, 0.5), 130: (1024, 0.35), 2051: (64, 0.02)}
 """For each length of a row, the rows of a batch and its share of all rows.
@@ -203,8 +202,6 @@ def write(results: Cells, violations: list[str], given: argparse.Namespace, minu
     total = sum(results.values(), Count())
     cells = {cell: sum(counts.values(), Count()) for cell, counts in pairs(results).items()}
     fewest = min(cells, key=lambda cell: cells[cell].checked)
-    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "NumPy": np.__version__}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines = [
         "# Report of the long fuzzing run",
         "",
@@ -224,7 +221,7 @@ def write(results: Cells, violations: list[str], given: argparse.Namespace, minu
         f"  the run began, with its pauses; {given.processes} processes on {os.cpu_count()} cores",
         f"  ({platform.machine()})",
         f"- commit {revision()}",
-        f"- Python {platform.python_version()}, {named}; programs fully optimised, eight devices",
+        f"- {versions()}; programs fully optimised, eight devices",
         "",
         "## By property",
         "",

@@ -10,7 +10,6 @@ property that has something to say about it.
 import argparse
 import dataclasses
 import functools
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,14 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jaxlib.version
 import numpy as np
 
 from jsoftmax import calibration
 from tests.fuzz.calls import Facts
+from tests.fuzz.properties import Count
 from tests.fuzz.strategies import CLASSES, Random, make
 from tests.reference import Row
-from tests.revision import revision
+from tests.revision import revision, versions
 
 POOLS, EXAMPLES, LENGTH = 32, 96, 5
 """How many in a batch, of how many examples each, of so many classes."""
@@ -337,13 +336,6 @@ PROPERTIES: tuple[Property, ...] = (
 # --- runs ------------------------------------------------------------------------------------
 
 
-class Count(NamedTuple):
-    """Pools that were checked, and that broke a property."""
-
-    checked: int = 0
-    wrong: int = 0
-
-
 def examine(seed: int, bins: int, binning: str) -> Iterator[tuple[str, Count, str]]:
     """Of each property how many pools break it, and how to see the first again."""
     given = pools(seed)
@@ -366,19 +358,13 @@ def run(number: int, first_seed: int) -> tuple[dict[str, Count], list[str]]:
     told = []
     for i in range(-(-number // POOLS)):
         for name, count, message in examine(first_seed + i, *STATIC[i % len(STATIC)]):
-            counts[name] = Count(*np.add(counts[name], count).tolist())
+            counts[name] += count
             told += [message] if message else []
     return counts, told
 
 
 def write(counts: dict[str, Count], told: Iterable[str], command: str, minutes: float) -> str:
     """The report, as Markdown."""
-    versions = {
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.version.__version__,
-        "NumPy": np.__version__,
-    }
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
     wrong = sum(count.wrong for count in counts.values())
     bins = [number for number, _ in STATIC]
     lines = [
@@ -391,7 +377,7 @@ def write(counts: dict[str, Count], told: Iterable[str], command: str, minutes: 
         f"- pools of {EXAMPLES} examples, of {LENGTH} classes, in {bins[0]} to {bins[-1]} bins",
         f"- `{command}`: {minutes:.1f} minutes",
         f"- commit {revision()}",
-        f"- Python {platform.python_version()}, {named}",
+        f"- {versions()}",
         "",
         "| property | pools | violations |",
         "|---|---:|---:|",

@@ -77,7 +77,7 @@ def with_an_edge_moved(given: Pools, bins: int, binning: str) -> Measures:
     return got._replace(edges=edges)
 
 
-def of_the_median(given: Pools, bins: int, binning: str) -> Measures:
+def of_the_worst_bin(given: Pools, bins: int, binning: str) -> Measures:
     """As if the mean error were the largest."""
     got = measures(given, bins, binning)
     return got._replace(expected=got.maximum)
@@ -95,7 +95,7 @@ def of_the_median(given: Pools, bins: int, binning: str) -> Measures:
         (without_errors, "an_error_spoils_its_pool"),
         (with_an_edge_moved, "edges_are_quantiles"),
         (with_an_edge_moved, "bins_hold_their_examples"),
-        (of_the_median, "errors_are_those_of_the_curve"),
+        (of_the_worst_bin, "errors_are_those_of_the_curve"),
         (without_errors, "errors_are_those_of_the_curve"),
     ],
 )
