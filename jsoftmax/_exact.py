@@ -126,10 +126,12 @@ def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
 def halves(x: Array) -> tuple[Array, Array]:
     """Two floats of half the digits each, whose sum is x. By its bits: no compiler rounds them.
 
-    Neither is further from 0 than x. Products of halves are exact.
+    Neither is further from 0 than x. Products of halves are exact, but for those of two lower ones
+    where the digits are odd.
     """
     digits = np.finfo(x.dtype).nmant + 1
     bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
-    short = bits >> (digits // 2) << (digits // 2)
+    dropped = (digits + 1) // 2
+    short = bits >> dropped << dropped
     high = lax.bitcast_convert_type(short, x.dtype)
     return high, x - high

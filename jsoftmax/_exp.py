@@ -16,14 +16,17 @@ from jsoftmax._exact import add_exactly
 # exp(r) = 1 + r + r^2 q(r) for abs(r) <= log(2) / 2: a minimax fit of q, within 0.05 of half an
 # eps, of which each coefficient was rounded before the next was fitted.
 _Q = (0.49999994, 0.16666521, 0.041668266, 0.0083686747, 0.0013820662)
-# log 2 with so few digits that its product with a whole number below 256 is exact, and the rest.
-_LOG_2 = 355 / 512
-_REST_OF_LOG_2 = math.log(2) - _LOG_2
+# log 2 in two floats of 16 digits, of which products with a whole number up to 256 are exact:
+# whether a compiler contracts one with a sum, which it may do in some lanes alone, changes nothing.
+_LOG_2 = 45426 / 2**16
+_REST_OF_LOG_2 = 49087 / 2**35
 # Of which k is -127 and 128: the powers of two with these exponents are 0 and inf.
 _LEAST, _MOST = -88.0, 89.0
 _BIAS = 127
 # A float above 2^23 has the whole number that was added to it in its last bits.
 _WHOLE = 1.5 * 2**23
+_LANES = 8
+"""How many entries fill a vector of AVX."""
 
 
 @jax.custom_jvp
@@ -86,14 +89,31 @@ def _parts(x: Array, lack: Array) -> tuple[Array, Array, Array]:
     # x = k log 2 + r
     k = lax.round(x * (1 / math.log(2)), lax.RoundingMethod.TO_NEAREST_EVEN)
     nearly, rest = x - k * _LOG_2, k * _REST_OF_LOG_2 - lack
+    return _of_remainder(nearly, rest, k)
+
+
+def _of_remainder(nearly: Array, rest: Array, k: Array) -> tuple[Array, Array, Array]:
+    """The same of x = k log 2 + r, where what rounding takes from r = nearly - rest counts."""
+    exponent = lax.bitcast_convert_type(k + (_WHOLE + _BIAS), jnp.uint32)
+    exponent <<= np.uint32(np.finfo(np.float32).nmant)
+    power = lax.bitcast_convert_type(exponent, jnp.float32)
     r = nearly - rest
     q = jnp.full_like(r, _Q[-1])
     for coefficient in _Q[-2::-1]:
-        q = q * r + coefficient
-    exponent = lax.bitcast_convert_type(k + (_WHOLE + _BIAS), jnp.int32)
-    power = lax.bitcast_convert_type(exponent << np.finfo(np.float32).nmant, jnp.float32)
-    # r = nearly - rest from its parts: what rounding takes from r counts.
-    return nearly, q * (r * r) - rest, power
+        q = _product(q, r, exponent) + coefficient
+    return nearly, _product(q, r * r, exponent) - rest, power
+
+
+def _product(a: Array, b: Array, exponent: Array) -> Array:
+    """One that no compiler contracts with a sum, in rows of so few entries that it would in some.
+
+    LLVM rearranges what it computes of such rows. The sign of a power of two is no news.
+    """
+    product = a * b
+    if product.shape[-1:] >= (_LANES,) or not product.ndim:
+        return product
+    as_bits = lax.bitcast_convert_type(product, jnp.uint32)
+    return lax.bitcast_convert_type(as_bits | (exponent & np.uint32(1 << 31)), jnp.float32)
 
 
 def log_exactly(x: Array, lack: Array) -> tuple[Array, Array]:

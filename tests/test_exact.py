@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsoftmax._exact import add_exactly, leading_digits, reciprocal, sum_exactly
+import jsoftmax
+from jsoftmax._exact import (
+    add_exactly,
+    halves,
+    leading_digits,
+    reciprocal,
+    sum_exactly,
+)
 from jsoftmax._exp import exp, exp_exactly, exp_of_difference, log_exactly
 from jsoftmax._sweep import exact_sum
 from tests import rows
@@ -95,6 +102,19 @@ def test_a_reciprocal_has_twice_the_digits(scale: float, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_halves_multiply_without_rounding(dtype: type) -> None:
+    wide = wider(dtype)
+    random = np.random.default_rng(2)
+    with jax.enable_x64(dtype == np.float64):
+        x, y = (random.uniform(1, 2, 2000).astype(dtype) for _ in range(2))
+        x_halves, y_halves = (list(map(np.asarray, jax.jit(halves)(a))) for a in (x, y))
+    np.testing.assert_array_equal(x_halves[0].astype(wide) + x_halves[1], x.astype(wide))
+    for a, b in ((0, 0), (0, 1), (1, 0)):
+        exact = x_halves[a].astype(wide) * y_halves[b]
+        np.testing.assert_array_equal(x_halves[a] * y_halves[b], exact)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_logarithm_has_more_digits(dtype: type) -> None:
     """However large the logarithm is."""
     wide = wider(dtype)
@@ -107,6 +127,28 @@ def test_a_logarithm_has_more_digits(dtype: type) -> None:
         want = np.log(x.astype(wide) + lack.astype(wide))
     assert np.abs(first + rest - want).max() < (eps / 8 if dtype == np.float32 else eps / 2)
     assert (np.abs(rest) <= eps * np.abs(first)).all()
+
+
+@pytest.mark.parametrize("length", [3, 5, 6, 7, 9, 17])
+def test_equal_numbers_have_one_exponential_in_every_lane(length: int) -> None:
+    """LLVM contracts products and sums in some lanes of a short row, and not in others."""
+    random = np.random.default_rng(length)
+    x = np.repeat(-random.uniform(0, 30, (40_000, 1)), length, axis=1).astype(np.float32)
+    # Two sorts of lanes: where all are alike a compiler may compute one.
+    x[:, ::2] -= random.uniform(0, 5, (40_000, 1)).astype(np.float32)
+    most = x.max(-1, keepdims=True)
+    functions = {
+        "exp": lambda x, y: exp(x - y),
+        "of a difference": exp_of_difference,
+        "softmax": lambda x, _: jsoftmax.softmax(x),
+        "softmax at T": lambda x, _: jsoftmax.softmax(x, temperature=0.7),
+        "log_softmax": lambda x, _: jsoftmax.log_softmax(x),
+        "gradient": jax.grad(lambda x, _: jsoftmax.logsumexp(x).sum()),
+    }
+    for name, function in functions.items():
+        got = np.asarray(jax.jit(function)(x, most))
+        for lanes in (got[:, ::2], got[:, 1::2]):
+            np.testing.assert_array_equal(lanes, lanes[:, :1].repeat(lanes.shape[1], 1), name)
 
 
 LEAST = math.log(float(np.finfo(np.float32).tiny))
