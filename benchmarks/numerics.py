@@ -37,6 +37,8 @@ ENTRIES = 200_000  # Of the rows of one kind, length and scale, if one row is no
 EDGE = {np.dtype(np.float64): 2.0**-20, np.dtype(np.longdouble): 2.0**-49}
 """Of a support: eight times the precision that is measured against this one."""
 KINDS = ("random", "peaked", "quantised")
+T = 0.75
+"""A temperature that is a number of every dtype, and of which the reciprocal is not."""
 
 Wide = NDArray[np.floating[Any]]
 Function = Callable[["Rows"], Any]
@@ -193,6 +195,27 @@ def sparse_gradient(alpha: float) -> Exact:
     return exact
 
 
+def hot(exact: Exact) -> Exact:
+    """The same of z = (x - max x) / T."""
+    return lambda r: exact(r._replace(x=(r.x - r.x.max(-1, keepdims=True)) / T))
+
+
+def hot_gradient(exact: Exact) -> Exact:
+    """The gradient of that to the logits."""
+
+    def gradient(r: Rows) -> tuple[Wide, Wide]:
+        value, unit = hot(exact)(r)
+        return value / T, unit / T
+
+    return gradient
+
+
+def hot_logsumexp(r: Rows) -> tuple[Wide, Wide]:
+    log_total, _ = hot(logsumexp)(r)
+    value = r.x.max(-1) + T * log_total
+    return value, at_least_one(value)
+
+
 def pulled_back(function: Function) -> Function:
     """The gradient to the logits, for cotangents that have the result's shape."""
 
@@ -213,6 +236,19 @@ def pulled_back_by_torch(function: Function) -> Function:
     return gradient
 
 
+HOT = ("softmax", "log_softmax", "logsumexp", "cross_entropy")
+"""What is measured at a temperature, too."""
+
+
+def at_t(name: str) -> str:
+    return f"{name}, T = {T}"
+
+
+def at_temperature(function: Function, factor: float) -> Function:
+    """The same of x / T, times a factor."""
+    return lambda r: factor * function(r._replace(x=r.x / T))
+
+
 def jobs() -> list[Job]:
     """What is measured: each function, then its gradient."""
     in_jax: dict[str, Function] = {
@@ -229,6 +265,9 @@ def jobs() -> list[Job]:
             r.x, r.labels
         )
         in_jax["sparsemax"] = lambda r: jax.vmap(optax.projections.projection_simplex)(r.x)
+    for name in HOT:
+        if name in in_jax:
+            in_jax[at_t(name)] = at_temperature(in_jax[name], T if name == "logsumexp" else 1)
     with suppress(ImportError):
         import torch
 
@@ -241,6 +280,8 @@ def jobs() -> list[Job]:
                 r.x, r.labels, reduction="none"
             ),
         }
+        for name in HOT:
+            in_torch[at_t(name)] = at_temperature(in_torch[name], T if name == "logsumexp" else 1)
     with suppress(ImportError):
         import entmax as peer
 
@@ -274,6 +315,28 @@ def jobs() -> list[Job]:
             sparse_gradient(1.3),
         ),
     }
+    ours |= {
+        at_t("softmax"): (
+            lambda r: jsoftmax.softmax(r.x, temperature=T),
+            hot(softmax),
+            hot_gradient(softmax_gradient),
+        ),
+        at_t("log_softmax"): (
+            lambda r: jsoftmax.log_softmax(r.x, temperature=T),
+            hot(log_softmax),
+            hot_gradient(log_softmax_gradient),
+        ),
+        at_t("logsumexp"): (
+            lambda r: jsoftmax.logsumexp(r.x, temperature=T),
+            hot_logsumexp,
+            hot(logsumexp_gradient),
+        ),
+        at_t("cross_entropy"): (
+            lambda r: jsoftmax.cross_entropy(r.x, r.labels, temperature=T),
+            hot(cross_entropy),
+            hot_gradient(cross_entropy_gradient),
+        ),
+    }
     found = []
     for name, (function, exact, gradient) in ours.items():
         peers = {"jax": in_jax[name]} if name in in_jax else {}
@@ -286,7 +349,8 @@ def jobs() -> list[Job]:
     return found
 
 
-IN_LAST_PLACES = ("softmax", "logsumexp, gradient")
+PROBABILITIES = ("softmax", at_t("softmax"))
+IN_LAST_PLACES = (*PROBABILITIES, "logsumexp, gradient", f"{at_t('logsumexp')}, gradient")
 
 
 def described() -> str:
@@ -334,7 +398,7 @@ def errors(job: Job, got: Wide, want: Wide, unit: Wide, dtype: Any) -> Wide:
         apart = np.abs(got - want)
     found = np.where(np.isfinite(got), apart / (np.maximum(unit, tiny) * eps), np.inf)
     # float16 is computed in float32, whose range is longer. All but softmax sum terms like p log p.
-    lost = 0 if dtype == np.float16 else (2 if job.name == "softmax" else 1000) * tiny
+    lost = 0 if dtype == np.float16 else (2 if job.name in PROBABILITIES else 1000) * tiny
     return np.where((apart < lost) | (np.abs(want) > float(info.max)), 0, found).ravel()
 
 

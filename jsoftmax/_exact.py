@@ -123,6 +123,29 @@ def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
     return inverse, (rest - lack * inverse) * inverse
 
 
+def multiply_exactly(a: Array, b: Array) -> tuple[Array, Array]:
+    """The product as two floats, of which the first has half the digits; NaN where it is no float.
+
+    (A first with all of them would not be what a contracted sum takes it for.)
+    """
+    (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
+    high, _ = halves(a * b)
+    return high, ((a_high * b_high - high) + (a_high * b_low + a_low * b_high)) + a_low * b_low
+
+
+def divide_exactly(x: Array, lack: Array, divisor: Array) -> tuple[Array, Array]:
+    """(x + lack) / divisor likewise, by what the first leaves; the second is 0 where that is -inf.
+
+    Whatever a compiler contracts: equal numbers have equal quotients, in each lane of a loop.
+    """
+    inverse = 1 / divisor
+    high, _ = halves(x * inverse)
+    of_high, of_low = halves(divisor)
+    rest = ((x - high * of_high) - high * of_low) + lack
+    # A product beyond a selection is not contracted with a sum.
+    return high, jnp.where(high == -jnp.inf, 0, rest * inverse)
+
+
 def halves(x: Array) -> tuple[Array, Array]:
     """Two floats of half the digits each, whose sum is x. By its bits: no compiler rounds them.
 

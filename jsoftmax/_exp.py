@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._exact import add_exactly
+from jsoftmax._exact import add_exactly, divide_exactly, halves
 
 # exp(r) = 1 + r + r^2 q(r) for abs(r) <= log(2) / 2: a minimax fit of q, within 0.05 of half an
 # eps, of which each coefficient was rounded before the next was fitted.
@@ -68,6 +68,55 @@ def exp_of_difference(x: Array, most: Array) -> Array:
     none = z < _LEAST
     z, lack = lax.select(none, jnp.full_like(z, _LEAST), z), jnp.where(none, 0, lack)
     return _once_rounded(*_parts(z, lack))
+
+
+def exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
+    """Compute exp((difference + lack) / divisor) likewise, for a difference <= 0, on all targets.
+
+    The divisor has a reciprocal and parts that are no denormals.
+    """
+    if difference.dtype != jnp.float32:
+        return _exp_of_two_words(difference, lack, divisor)
+    targets = {"cpu": _exp_of_quotient, "default": _exp_of_two_words}
+    return lax.platform_dependent(difference, lack, divisor, **targets)
+
+
+def _exp_of_two_words(difference: Array, lack: Array, divisor: Array) -> Array:
+    high, low = divide_exactly(difference, lack, divisor)
+    z = high + low
+    mass = jnp.exp(z)
+    return mass + mass * jnp.where(z == -jnp.inf, 0, (high - z) + low)
+
+
+def _exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
+    """As `_exp`, with log 2 in units of the divisor: r is what is divided."""
+    log_2, rest_of_log_2 = _log_2_times(divisor)
+    inverse = 1 / divisor
+    log_2, rest_of_log_2, inverse, per_power, least = lax.optimization_barrier(
+        (log_2, rest_of_log_2, inverse, inverse * (1 / math.log(2)), _LEAST * divisor)
+    )
+    none = difference < least
+    k = lax.round(difference * per_power, lax.RoundingMethod.TO_NEAREST_EVEN)
+    r = ((difference - k * log_2) - (k * rest_of_log_2 - lack)) * inverse
+    # Selections beyond the product, which is not contracted with a sum then.
+    k, r = jnp.where(none, -float(_BIAS), k), jnp.where(none, 0, r)
+    return _once_rounded(*_of_remainder(r, jnp.zeros_like(r), k))
+
+
+def _log_2_times(x: Array) -> tuple[Array, Array]:
+    """Times log 2 in two floats, of which products with a whole number below 128 are exact."""
+    log_2 = np.float32(math.log(2))
+    first = _short(x * log_2)
+    (x_high, x_low), (high, low) = halves(x), halves(jnp.full_like(x, log_2))
+    rest = ((x_high * high - first) + (x_high * low + x_low * high)) + x_low * low
+    beyond, _ = halves(jnp.full_like(x, math.log(2) - float(log_2)))
+    return first, _short(rest + x_high * beyond)
+
+
+def _short(x: Array) -> Array:
+    """Its first 17 digits."""
+    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    return lax.bitcast_convert_type(bits >> 7 << 7, jnp.float32)
 
 
 def _exp(x: Array) -> Array:

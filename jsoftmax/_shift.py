@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._derivative import Tangents, drop_zeros
+from jsoftmax._exact import add_exactly
 
 
 def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
@@ -31,6 +32,24 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
     quotient = divide(present, jnp.where(temperature == 0, 1, temperature * unit))
     limit = lax.stop_gradient(jnp.where(present < 0, -jnp.inf, present))
     return jnp.where(absent, -jnp.inf, jnp.where(temperature == 0, limit, quotient))
+
+
+def shift_exactly(x: Array, temperature: Array, peak: Array) -> tuple[Array, Array, Array]:
+    """Compute x - max x, what rounding takes from it (NaN at -inf), and T, all in the same units.
+
+    In these 1 / T and the parts of T are no denormals. At T = inf no difference counts any more.
+    """
+    kind = jnp.finfo(peak.dtype)
+    most, furthest = 2.0 ** (kind.maxexp // 2 - 4), 2.0 ** (kind.maxexp - 28)
+    one = jnp.ones_like(temperature)
+    unit = jnp.where(temperature > 1, jnp.where(temperature > most, 1 / most, 0.25), one)
+    # After the difference, which is taken as everywhere else: what is denormal in it counts as 0.
+    lift = jnp.where(temperature < 1 / most, most, one)
+    divisor = jnp.clip(temperature * (unit * lift), 1 / furthest, furthest)
+    # The barrier computes what a row shares once.
+    unit, lift, divisor, peak = lax.optimization_barrier((unit, lift, divisor, peak * unit))
+    difference, lack = add_exactly(x * unit, -peak)
+    return difference * lift, lack * lift, divisor
 
 
 def at_temperature(x: Array, temperature: Array) -> Array:

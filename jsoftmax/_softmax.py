@@ -1,8 +1,8 @@
 """softmax, log_softmax and logsumexp, with their JVP rules.
 
 With z = (x - max x) / T, s = sum exp(z) and L = log s: softmax = exp(z) / s, log_softmax = z - L
-and logsumexp = max x + T L. (At T = 1 softmax shifts x by less, or not at all, where what rounding
-takes from a difference would be lost.)
+and logsumexp = max x + T L. What rounding takes from a difference and from a quotient counts: z is
+as good as in two floats, or, in softmax at T = 1, of x that is shifted by less, or not at all.
 """
 
 import math
@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 from jsoftmax._checks import check_flag, check_rows, keep_or_fill
 from jsoftmax._derivative import Moved, drop_zeros, recomputed, widened
 from jsoftmax._dtypes import compute_dtype, upcast
-from jsoftmax._exact import add_exactly, reciprocal
-from jsoftmax._exp import exp, exp_of_difference
+from jsoftmax._exact import add_exactly, divide_exactly, multiply_exactly, reciprocal
+from jsoftmax._exp import exp, exp_of_difference, exp_of_quotient
 from jsoftmax._loop import where_needed
 from jsoftmax._mass import MODERATE, unshifted_weights
 from jsoftmax._normalizer import (
@@ -32,7 +32,7 @@ from jsoftmax._normalizer import (
 )
 from jsoftmax._reduce import row_exact_sum, row_peak, row_sum
 from jsoftmax._settings import check_temperature
-from jsoftmax._shift import inverse, scaled_tangent, shift
+from jsoftmax._shift import inverse, scaled_tangent, shift, shift_exactly
 from jsoftmax._sweep import is_long
 from jsoftmax._typing import Along, Axis, AxisName, Setting
 
@@ -62,10 +62,9 @@ def softmax(
 
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
-      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, where no
-      temperature is given (or the Python number 1), and on CPUs mostly within 2 units in the last
-      place. Any other temperature, a traced 1 too, adds the rounding of (x_i - max x) / T: up to
-      its absolute value times eps. A probability below 1e-34 may be 0.
+      bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, at every
+      temperature, and on CPUs mostly within 2 units in the last place. A probability below 1e-34
+      may be 0.
 
     Raises:
       TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
@@ -114,8 +113,8 @@ def log_softmax(
         Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
-      An array of the logits' shape and float dtype: for T = 1 float32 is within 4 eps max(1,
-      abs(log p)), and on CPUs within one (two in a row of many small entries that are all equal).
+      An array of the logits' shape and float dtype: float32 is within 4 eps max(1, abs(log p)), and
+      on CPUs within one (two in a row of many small entries that are all equal).
       The log-probability of a nearly certain entry keeps its relative accuracy (log1p of what the
       others sum to).
 
@@ -224,7 +223,11 @@ def _probabilities(logits: Array, temperature: Array | None, along: Along) -> Ar
         return where_needed(again, beside_largest, x, p)
 
     if temperature is not None:
-        return normalize(exp(shift(logits, temperature, row_peak(x, along))))
+        peak = row_peak(x, along)
+        if logits.dtype != x.dtype:
+            # Half precision has none of the digits that rounding takes from z.
+            return normalize(exp(shift(x, temperature, peak)))
+        return normalize(exp_of_quotient(*shift_exactly(x, temperature, peak)))
     spared = is_long(x, along.axis) and not along.axis_name
     on_cpu = unshifted_first if spared else beside_largest
     return lax.platform_dependent(x, cpu=on_cpu, default=shifted)
@@ -305,23 +308,33 @@ def _log_softmax(logits: Array, temperature: Array | None, along: Along) -> Arra
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _log_p(logits: Array, temperature: Array | None, normalizer: Normalizer, along: Along) -> Array:
     del along
+    x = upcast(logits)
     # The barrier makes z a value of its own: XLA:CPU would store one that serves the sum as well.
-    normalizer = Normalizer(*lax.optimization_barrier(normalizer))
-    if temperature is not None:
-        return (shift(logits, temperature, normalizer.peak) - normalizer.log_total).astype(
-            logits.dtype
-        )
-    log_sum, lack = _log_sum(normalizer)
-    x = logits.astype(log_sum.dtype)
-    log_p, rest = add_exactly(x, -log_sum)
-    return jnp.where(log_p == -jnp.inf, log_p, log_p + (rest - lack)).astype(logits.dtype)
+    if temperature is None:
+        log_sum, lack = lax.optimization_barrier(_log_sum(normalizer, None))
+        log_p, rest = add_exactly(x, -log_sum)
+        rest = rest - lack
+    else:
+        peak, log_total, lack = lax.optimization_barrier(normalizer)
+        peak = jnp.maximum(peak, -jnp.finfo(peak.dtype).max)
+        difference, rest, divisor = shift_exactly(x, temperature, peak)
+        difference = jnp.where((temperature == 0) & (difference < 0), -jnp.inf, difference)
+        high, low = divide_exactly(difference, rest, divisor)
+        log_p, rest = add_exactly(high, -log_total)
+        rest = rest + (low - lack)
+    return jnp.where(log_p == -jnp.inf, log_p, log_p + rest).astype(logits.dtype)
 
 
-def _log_sum(normalizer: Normalizer) -> tuple[Array, Array]:
-    """The sum max x + L, the least float for a row with nothing allowed, and what it lacks."""
+def _log_sum(normalizer: Normalizer, temperature: Array | None) -> tuple[Array, Array]:
+    """The sum max x + T L, the least float for a row with nothing allowed, and what it lacks."""
     peak = jnp.maximum(normalizer.peak, -jnp.finfo(normalizer.peak.dtype).max)
-    log_sum, rest = add_exactly(peak, normalizer.log_total)
-    return log_sum, normalizer.lack + rest
+    log_total, lack = normalizer.log_total, normalizer.lack
+    if temperature is not None:
+        product, rest = multiply_exactly(temperature, log_total)
+        log_total = jnp.where(log_total == 0, 0, product)
+        lack = jnp.where(jnp.isfinite(product), rest + temperature * lack, 0)
+    log_sum, rest = add_exactly(peak, log_total)
+    return log_sum, lack + rest
 
 
 @partial(_log_p.defjvp, symbolic_zeros=True)
@@ -351,13 +364,9 @@ def _smooth_maximum(
     logits: Array, temperature: Array | None, normalizer: Normalizer, along: Along
 ) -> Array:
     del along
-    if temperature is not None:
-        log_total = jnp.where(normalizer.log_total == 0, 0, temperature * normalizer.log_total)
-        return (normalizer.peak + log_total).astype(logits.dtype)
-    log_sum, lack = _log_sum(normalizer)
-    return jnp.where(normalizer.peak == -jnp.inf, normalizer.peak, log_sum + lack).astype(
-        logits.dtype
-    )
+    log_sum, lack = _log_sum(normalizer, temperature)
+    total = jnp.where(log_sum == jnp.inf, log_sum, log_sum + lack)
+    return jnp.where(normalizer.peak == -jnp.inf, normalizer.peak, total).astype(logits.dtype)
 
 
 @partial(_smooth_maximum.defjvp, symbolic_zeros=True)

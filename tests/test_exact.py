@@ -12,12 +12,14 @@ import pytest
 import jsoftmax
 from jsoftmax._exact import (
     add_exactly,
+    divide_exactly,
     halves,
     leading_digits,
+    multiply_exactly,
     reciprocal,
     sum_exactly,
 )
-from jsoftmax._exp import exp, exp_exactly, exp_of_difference, log_exactly
+from jsoftmax._exp import exp, exp_exactly, exp_of_difference, exp_of_quotient, log_exactly
 from jsoftmax._sweep import exact_sum
 from tests import rows
 
@@ -115,6 +117,22 @@ def test_halves_multiply_without_rounding(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_products_and_quotients_have_twice_the_digits(scale: float, dtype: type) -> None:
+    wide = wider(dtype)
+    random = np.random.default_rng(3)
+    eps = np.finfo(dtype).eps
+    with jax.enable_x64(dtype == np.float64):
+        x, y = ((random.uniform(1, 2, 2000) * scale).astype(dtype) for _ in range(2))
+        lack = (x * random.uniform(-eps / 2, eps / 2, 2000)).astype(dtype)
+        product = [np.asarray(part, wide) for part in jax.jit(multiply_exactly)(x, y)]
+        quotient = [np.asarray(part, wide) for part in jax.jit(divide_exactly)(x, lack, y)]
+    x, y, lack = (a.astype(wide) for a in (x, y, lack))
+    assert np.abs(sum(product) / (x * y) - 1).max() < eps / 64
+    assert np.abs(sum(quotient) / ((x + lack) / y) - 1).max() < eps / 64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_logarithm_has_more_digits(dtype: type) -> None:
     """However large the logarithm is."""
     wide = wider(dtype)
@@ -140,9 +158,10 @@ def test_equal_numbers_have_one_exponential_in_every_lane(length: int) -> None:
     functions = {
         "exp": lambda x, y: exp(x - y),
         "of a difference": exp_of_difference,
+        "of a quotient": lambda x, y: exp_of_quotient(*add_exactly(x, -y), y * y + 0.3),
         "softmax": lambda x, _: jsoftmax.softmax(x),
         "softmax at T": lambda x, _: jsoftmax.softmax(x, temperature=0.7),
-        "log_softmax": lambda x, _: jsoftmax.log_softmax(x),
+        "log_softmax": lambda x, _: jsoftmax.log_softmax(x, temperature=0.7),
         "gradient": jax.grad(lambda x, _: jsoftmax.logsumexp(x).sum()),
     }
     for name, function in functions.items():
@@ -184,6 +203,27 @@ def test_the_exponential_of_a_difference() -> None:
         with jax.enable_x64(dtype == jnp.float64):
             none = exp_of_difference(jnp.array([-jnp.inf, -3e38], dtype), jnp.array(3e38, dtype))
             np.testing.assert_array_equal(none, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("temperature", [1e-15, 0.3, 0.75, 2.5, 1e15])
+def test_the_exponential_of_a_quotient(temperature: float, dtype: type) -> None:
+    """What rounding takes from the difference, and from the quotient, counts."""
+    wide = wider(dtype)
+    eps = np.finfo(dtype).eps
+    with jax.enable_x64(dtype == np.float64):
+        divisor = np.asarray([temperature], dtype)
+        most = (rows.normal(100_000, 30.0, seed=1) * temperature).astype(dtype)
+        x = most - (np.abs(rows.normal(100_000, 30.0, seed=2)).clip(0, 85) * divisor).astype(dtype)
+        got = jax.jit(lambda x, y, t: exp_of_quotient(*add_exactly(x, -y), t))(x, most, divisor)
+        got = np.asarray(got, wide)
+        zero = jnp.zeros(4, dtype)
+        equal = exp_of_quotient(zero, zero, divisor)
+        none = exp_of_quotient(jnp.array([-jnp.inf, -3e38], dtype), zero[:2], divisor)
+    want = np.exp((x.astype(wide) - most) / divisor.astype(wide))
+    assert (np.abs(got / want - 1)).max() < (1 if dtype == np.float32 else 1.5) * eps
+    np.testing.assert_array_equal(equal, 1)
+    np.testing.assert_array_equal(none, 0)
 
 
 def test_leading_digits_add_up_without_rounding() -> None:
