@@ -81,17 +81,6 @@ def make(rows: int, size: int) -> dict[str, Job]:
         "log_softmax": (jsoftmax.log_softmax, jax.nn.log_softmax),
         "logsumexp": (jsoftmax.logsumexp, lambda x: logsumexp(x, axis=-1)),
     }
-    at_t = t[:, None]
-    hot = {
-        "softmax, T = 0.8 a row": (
-            lambda x: jsoftmax.softmax(x, temperature=t),
-            lambda x: jax.nn.softmax(x / at_t),
-        ),
-        "log_softmax, T = 0.8 a row": (
-            lambda x: jsoftmax.log_softmax(x, temperature=t),
-            lambda x: jax.nn.log_softmax(x / at_t),
-        ),
-    }
     return {
         "sample": Job(lambda x: jsoftmax.sample(key, x), categorical),
         "sample, top-p": sampler(top_p),
@@ -135,7 +124,7 @@ def make(rows: int, size: int) -> dict[str, Job]:
         "entmax, alpha = 1.5, vjp": Job(
             pullback(jsoftmax.entmax), {"softmax, vjp": pullback(jsoftmax.softmax)}
         ),
-        **{name: Job(ours, {"jax": theirs}) for name, (ours, theirs) in (maps | hot).items()},
+        **{name: Job(ours, {"jax": theirs}) for name, (ours, theirs) in maps.items()},
         **{
             f"{name}, vjp": Job(pullback(ours), {"jax": pullback(theirs)})
             for name, (ours, theirs) in maps.items()

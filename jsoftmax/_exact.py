@@ -124,22 +124,27 @@ def reciprocal(x: Array, lack: Array) -> tuple[Array, Array]:
 
 
 def multiply_exactly(a: Array, b: Array) -> tuple[Array, Array]:
-    """The product as two floats, of which the first has half the digits; NaN where it is no float.
+    """The product as two floats, of which the first has half the digits; the second may be NaN.
 
-    (A first with all of them would not be what a contracted sum takes it for.)
+    (A first with all of them would not be what a contracted sum takes it for.) A tiny one is
+    rounded: its parts would be denormals.
     """
+    product = a * b
     (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
-    high, _ = halves(a * b)
-    return high, ((a_high * b_high - high) + (a_high * b_low + a_low * b_high)) + a_low * b_low
+    high, _ = halves(product)
+    low = ((a_high * b_high - high) + (a_high * b_low + a_low * b_high)) + a_low * b_low
+    kind = jnp.finfo(product.dtype)
+    tiny = jnp.abs(product) < float(kind.tiny / kind.eps)
+    return jnp.where(tiny, product, high), jnp.where(tiny, 0, low)
 
 
 def divide_exactly(x: Array, lack: Array, divisor: Array) -> tuple[Array, Array]:
-    """(x + lack) / divisor likewise, by what the first leaves; the second is 0 where that is -inf.
+    """(x + lack) / divisor likewise, by what the first leaves; -inf and 0 where x is -inf.
 
     Whatever a compiler contracts: equal numbers have equal quotients, in each lane of a loop.
     """
     inverse = 1 / divisor
-    high, _ = halves(x * inverse)
+    high, _ = halves(jnp.where(x == -jnp.inf, x, x * inverse))
     of_high, of_low = halves(divisor)
     rest = ((x - high * of_high) - high * of_low) + lack
     # A product beyond a selection is not contracted with a sum.

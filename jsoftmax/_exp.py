@@ -73,7 +73,8 @@ def exp_of_difference(x: Array, most: Array) -> Array:
 def exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
     """Compute exp((difference + lack) / divisor) likewise, for a difference <= 0, on all targets.
 
-    The divisor has a reciprocal and parts that are no denormals.
+    Of a divisor that has a reciprocal, and parts, that are no denormals; or NaN, where only the
+    exponential of -inf is 0.
     """
     if difference.dtype != jnp.float32:
         return _exp_of_two_words(difference, lack, divisor)
@@ -92,8 +93,10 @@ def _exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
     """As `_exp`, with log 2 in units of the divisor: r is what is divided."""
     log_2, rest_of_log_2 = _log_2_times(divisor)
     inverse = 1 / divisor
+    # Nothing is less for a divisor that is NaN, but -inf.
+    least = jnp.where(jnp.isnan(divisor), -float(np.finfo(np.float32).max), _LEAST * divisor)
     log_2, rest_of_log_2, inverse, per_power, least = lax.optimization_barrier(
-        (log_2, rest_of_log_2, inverse, inverse * (1 / math.log(2)), _LEAST * divisor)
+        (log_2, rest_of_log_2, inverse, inverse * (1 / math.log(2)), least)
     )
     none = difference < least
     k = lax.round(difference * per_power, lax.RoundingMethod.TO_NEAREST_EVEN)

@@ -37,14 +37,16 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
 def shift_exactly(x: Array, temperature: Array, peak: Array) -> tuple[Array, Array, Array]:
     """Compute x - max x, what rounding takes from it (NaN at -inf), and T, all in the same units.
 
-    In these 1 / T and the parts of T are no denormals. At T = inf no difference counts any more.
+    In these 1 / T is no denormal, nor a part of T. At T = inf no difference counts any more.
     """
-    kind = jnp.finfo(peak.dtype)
-    most, furthest = 2.0 ** (kind.maxexp // 2 - 4), 2.0 ** (kind.maxexp - 28)
+    # Half of the exponents, and nearly all.
+    exponents = jnp.finfo(peak.dtype).maxexp
+    large, furthest = 2.0 ** (exponents // 2 - 4), 2.0 ** (exponents - 28)
     one = jnp.ones_like(temperature)
-    unit = jnp.where(temperature > 1, jnp.where(temperature > most, 1 / most, 0.25), one)
+    # At T > 1 in quarters, so that no difference overflows.
+    unit = jnp.where(temperature > 1, jnp.where(temperature > large, 1 / large, 0.25), one)
     # After the difference, which is taken as everywhere else: what is denormal in it counts as 0.
-    lift = jnp.where(temperature < 1 / most, most, one)
+    lift = jnp.where(temperature < 1 / large, large, one)
     divisor = jnp.clip(temperature * (unit * lift), 1 / furthest, furthest)
     # The barrier computes what a row shares once.
     unit, lift, divisor, peak = lax.optimization_barrier((unit, lift, divisor, peak * unit))

@@ -125,6 +125,37 @@ def test_float32_softmax_at_a_temperature(length: int, temperature: float) -> No
     assert softmax_ulps(x, temperature) <= 2.25
 
 
+@pytest.mark.parametrize("temperature", [0.3, None])
+def test_many_small_entries_that_are_all_equal(temperature: float | None) -> None:
+    """Their exponentials are rounded alike, and weigh more than the largest: 3 eps, it was."""
+    x = np.full((1, 5000), -2.409053, np.float32)
+    x[:, 0] = 0
+    settings = {} if temperature is None else {"temperature": np.float32(temperature)}
+    wide = numerics.Rows(
+        x.astype(np.float64) / np.float64(settings.get("temperature", 1)), None, None
+    )
+    exact, unit = numerics.log_softmax(wide)
+    got = np.asarray(jax.jit(log_softmax)(x, **settings), np.float64)
+    assert (np.abs(got - exact) / unit).max() <= EPS
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_digit_is_lost_among_denormals(dtype: str) -> None:
+    """A part of T log sum exp, or of T, may be one where the result is none."""
+    with jax.enable_x64(dtype == "float64"):
+        tiny = float(np.finfo(dtype).tiny)
+        sure = np.log(tiny) / 2 * 0.99
+        for t in (0.5, 2.0**-40):
+            x = np.asarray([0, 2 * sure * t], dtype)
+            got = log_softmax(x, temperature=t)[0]
+            np.testing.assert_allclose(got, -np.exp(np.float64(x[1]) / t), rtol=4e-7)
+        three = np.zeros(3, dtype)
+        for t in (0.0, 1e3 * tiny):
+            np.testing.assert_allclose(log_softmax(three, temperature=t), -np.log(3), rtol=4e-7)
+        got = np.float64(logsumexp(three, temperature=1e3 * tiny))
+        np.testing.assert_allclose(got / tiny, 1e3 * np.log(3), rtol=4e-7)
+
+
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("length", [2, 3, 10, 300, 49152])
 def test_logarithms_at_a_temperature_within_an_eps(length: int, temperature: float) -> None:

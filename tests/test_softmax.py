@@ -228,3 +228,20 @@ def test_nearly_equal_entries_in_float64(length: int) -> None:
         got = jsoftmax.logsumexp(x)
         assert got.dtype == np.float64
         np.testing.assert_allclose(got, want, rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("temperature", [-1.0, np.nan])
+def test_a_row_with_nothing_allowed_has_no_use_for_a_temperature(
+    temperature: float, dtype: str
+) -> None:
+    """One that is traced and bad breaks the rows alone that have something to divide."""
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.array([[-INF, -INF, np.nan], [0.0, -INF, np.nan]], dtype)
+        where, t = jnp.array([True, True, False]), jnp.asarray(temperature, x.dtype)
+        p = jax.jit(softmax)(x, where=where, temperature=t)
+        np.testing.assert_array_equal(p.astype(float), [[0, 0, 0], [np.nan, np.nan, 0]])
+        log_p = jax.jit(log_softmax)(x, where=where, temperature=t)
+        np.testing.assert_array_equal(log_p.astype(float), [[-INF] * 3, [np.nan, np.nan, -INF]])
+        total = jax.jit(logsumexp)(x, where=where, temperature=t)
+        np.testing.assert_array_equal(total.astype(float), [-INF, np.nan])
