@@ -71,14 +71,19 @@ def exp_of_difference(x: Array, most: Array) -> Array:
 
 
 def exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
-    """Compute exp((difference + lack) / divisor) likewise, for a difference <= 0, on all targets.
+    """Compute exp((difference + lack) / divisor) likewise, for a difference <= 0.
 
     Of a divisor that has a reciprocal, and parts, that are no denormals; or NaN, where only the
-    exponential of -inf is 0.
+    exponential of -inf is 0. GPUs round the quotient: with more to compute XLA would store the
+    result where it is needed twice.
     """
+
+    def rounded(difference: Array, _: Array, divisor: Array) -> Array:
+        return jnp.exp(jnp.where(difference == -jnp.inf, difference, difference / divisor))
+
     if difference.dtype != jnp.float32:
         return _exp_of_two_words(difference, lack, divisor)
-    targets = {"cpu": _exp_of_quotient, "default": _exp_of_two_words}
+    targets = {"cpu": _exp_of_quotient, "tpu": _exp_of_two_words, "default": rounded}
     return lax.platform_dependent(difference, lack, divisor, **targets)
 
 

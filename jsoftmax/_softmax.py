@@ -63,8 +63,8 @@ def softmax(
     Returns:
       An array of the logits' shape and float dtype (integers become the default float). float16 and
       bfloat16 are computed in float32 and rounded once; float32 is within 4 eps, relative, at every
-      temperature, and on CPUs mostly within 2 units in the last place. A probability below 1e-34
-      may be 0.
+      temperature, and on CPUs mostly within 2 units in the last place; GPUs add the rounding of
+      (x_i - max x) / T, up to its absolute value times eps. A probability below 1e-34 may be 0.
 
     Raises:
       TypeError: logits or a setting are not real numbers, `where` is not boolean, or `axis` is not
