@@ -24,6 +24,16 @@ def add_exactly(a: Array, b: Array) -> tuple[Array, Array]:
     return total, (a - (total - of_b)) + (b - of_b)
 
 
+def subtract_exactly(x: Array, most: Array) -> tuple[Array, Array]:
+    """The rounded difference, and what it lacks: -inf and 0 where x is -inf, and most a number.
+
+    With no NaN on the way there, which a checker would see.
+    """
+    absent = x == -jnp.inf
+    difference, lack = add_exactly(jnp.where(absent, most, x), -most)
+    return jnp.where(absent, x - most, difference), lack
+
+
 def sum_exactly(x: Array, axis: int = -1, few: int = _FEW) -> tuple[Array, Array]:
     """Sum along an axis, which is kept with size one, and what it lacks; by slabs until few."""
     total, lack = fold((x, jnp.zeros_like(x)), (0.0, 0.0), _sum_of_two, axis % x.ndim, few)
@@ -143,12 +153,14 @@ def divide_exactly(x: Array, lack: Array, divisor: Array) -> tuple[Array, Array]
 
     Whatever a compiler contracts: equal numbers have equal quotients, in each lane of a loop.
     """
-    inverse = 1 / divisor
-    high, _ = halves(jnp.where(x == -jnp.inf, x, x * inverse))
+    inverse, absent = 1 / divisor, x == -jnp.inf
+    present = jnp.where(absent, 0, x)
+    high, _ = halves(present * inverse)
     of_high, of_low = halves(divisor)
-    rest = ((x - high * of_high) - high * of_low) + lack
+    rest = ((present - high * of_high) - high * of_low) + lack
     # A product beyond a selection is not contracted with a sum.
-    return high, jnp.where(high == -jnp.inf, 0, rest * inverse)
+    low = jnp.where(absent | (high == -jnp.inf), 0, rest * inverse)
+    return jnp.where(absent, x, high), low
 
 
 def halves(x: Array) -> tuple[Array, Array]:

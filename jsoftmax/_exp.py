@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._exact import add_exactly, divide_exactly, halves
+from jsoftmax._exact import add_exactly, divide_exactly, halves, subtract_exactly
 
 # exp(r) = 1 + r + r^2 q(r) for abs(r) <= log(2) / 2: a minimax fit of q, within 0.05 of half an
 # eps, of which each coefficient was rounded before the next was fitted.
@@ -61,10 +61,10 @@ def exp_of_difference(x: Array, most: Array) -> Array:
 
     What rounding takes from the difference counts. For CPUs, as `exp_exactly`.
     """
-    z, lack = add_exactly(x, -most)
+    z, lack = subtract_exactly(x, most)
     if x.dtype != jnp.float32:
         mass = jnp.exp(z)
-        return mass + mass * jnp.where(z == -jnp.inf, 0, lack)
+        return mass + mass * lack
     none = z < _LEAST
     z, lack = lax.select(none, jnp.full_like(z, _LEAST), z), jnp.where(none, 0, lack)
     return _once_rounded(*_parts(z, lack))
@@ -90,8 +90,9 @@ def exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
 def _exp_of_two_words(difference: Array, lack: Array, divisor: Array) -> Array:
     high, low = divide_exactly(difference, lack, divisor)
     z = high + low
+    none = z == -jnp.inf
     mass = jnp.exp(z)
-    return mass + mass * jnp.where(z == -jnp.inf, 0, (high - z) + low)
+    return mass + mass * ((jnp.where(none, 0, high) - jnp.where(none, 0, z)) + low)
 
 
 def _exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
@@ -104,11 +105,12 @@ def _exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
         (log_2, rest_of_log_2, inverse, inverse * (1 / math.log(2)), least)
     )
     none = difference < least
+    difference = jnp.where(none, least, difference)
     k = lax.round(difference * per_power, lax.RoundingMethod.TO_NEAREST_EVEN)
-    r = ((difference - k * log_2) - (k * rest_of_log_2 - lack)) * inverse
-    # Selections beyond the product, which is not contracted with a sum then.
-    k, r = jnp.where(none, -float(_BIAS), k), jnp.where(none, 0, r)
-    return _once_rounded(*_of_remainder(r, jnp.zeros_like(r), k))
+    rest = k * rest_of_log_2 - jnp.where(none, 0, lack)
+    r = _product((difference - k * log_2) - rest, inverse, _exponent(k))
+    mass = _once_rounded(*_of_remainder(r, jnp.zeros_like(r), k))
+    return jnp.where(none, 0, mass)
 
 
 def _log_2_times(x: Array) -> tuple[Array, Array]:
@@ -151,14 +153,19 @@ def _parts(x: Array, lack: Array) -> tuple[Array, Array, Array]:
 
 def _of_remainder(nearly: Array, rest: Array, k: Array) -> tuple[Array, Array, Array]:
     """The same of x = k log 2 + r, where what rounding takes from r = nearly - rest counts."""
-    exponent = lax.bitcast_convert_type(k + (_WHOLE + _BIAS), jnp.uint32)
-    exponent <<= np.uint32(np.finfo(np.float32).nmant)
+    exponent = _exponent(k)
     power = lax.bitcast_convert_type(exponent, jnp.float32)
     r = nearly - rest
     q = jnp.full_like(r, _Q[-1])
     for coefficient in _Q[-2::-1]:
         q = _product(q, r, exponent) + coefficient
     return nearly, _product(q, r * r, exponent) - rest, power
+
+
+def _exponent(k: Array) -> Array:
+    """The bits of 2^k, and of 0 and inf for k of -127 and 128."""
+    exponent = lax.bitcast_convert_type(k + (_WHOLE + _BIAS), jnp.uint32)
+    return exponent << np.uint32(np.finfo(np.float32).nmant)
 
 
 def _product(a: Array, b: Array, exponent: Array) -> Array:

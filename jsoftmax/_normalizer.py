@@ -16,11 +16,11 @@ from jax.custom_derivatives import SymbolicZero
 from jsoftmax._derivative import Moved, Tangents, recomputed, with_derivative
 from jsoftmax._dtypes import upcast
 from jsoftmax._exact import add_exactly
-from jsoftmax._exp import exp, exp_of_difference, exp_of_quotient, log_exactly
+from jsoftmax._exp import exp, exp_of_difference, log_exactly
 from jsoftmax._loop import where_needed
 from jsoftmax._mass import MODERATE, Mass, unshifted_mass
 from jsoftmax._reduce import row_exact_sweep, row_mass, row_peak, row_sum, vary_alike
-from jsoftmax._shift import inverse, scaled_tangent, shift, shift_exactly
+from jsoftmax._shift import inverse, scaled_tangent, shift
 from jsoftmax._sweep import is_whole
 from jsoftmax._typing import Along
 
@@ -121,16 +121,8 @@ def _summed(logits: Array, temperature: Array | None, along: Along) -> Normalize
 
     def shifted(x: Array) -> Normalizer:
         peak = row_peak(x, along)
-
-        def exact(x: Array) -> Array:
-            if temperature is None:
-                return exp_of_difference(x, peak)
-            return exp_of_quotient(*shift_exactly(x, temperature, peak))
-
-        # Half precision has none of the digits that rounding takes from a quotient, and of float64
-        # XLA:CPU does not vectorise it here.
-        weight = exact if temperature is None or logits.dtype == jnp.float32 else None
-        mass = row_mass(x, lambda x: shift(x, temperature, peak), along, weight)
+        exact = None if temperature is not None else lambda x: exp_of_difference(x, peak)
+        mass = row_mass(x, lambda x: shift(x, temperature, peak), along, exact)
         log_total, lack = _log_of(mass, jnp.zeros_like(peak))
         return Normalizer(jnp.where(mass.total == 0, -jnp.inf, peak), log_total, lack)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax._derivative import Tangents, drop_zeros
-from jsoftmax._exact import add_exactly
+from jsoftmax._exact import subtract_exactly
 
 
 def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
@@ -35,7 +35,7 @@ def shift(logits: Array, temperature: Array | None, peak: Array) -> Array:
 
 
 def shift_exactly(x: Array, temperature: Array, peak: Array) -> tuple[Array, Array, Array]:
-    """Compute x - max x, what rounding takes from it (NaN at -inf), and T, all in the same units.
+    """Compute x - max x, what rounding takes from it, and T, all in the same units.
 
     In these 1 / T is no denormal, nor a part of T. At T = inf no difference counts any more.
     """
@@ -50,7 +50,7 @@ def shift_exactly(x: Array, temperature: Array, peak: Array) -> tuple[Array, Arr
     divisor = jnp.clip(temperature * (unit * lift), 1 / furthest, furthest)
     # The barrier computes what a row shares once.
     unit, lift, divisor, peak = lax.optimization_barrier((unit, lift, divisor, peak * unit))
-    difference, lack = add_exactly(x * unit, -peak)
+    difference, lack = subtract_exactly(x * unit, peak)
     return difference * lift, lack * lift, divisor
 
 

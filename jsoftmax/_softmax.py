@@ -17,7 +17,13 @@ from jax.typing import ArrayLike
 from jsoftmax._checks import check_flag, check_rows, keep_or_fill
 from jsoftmax._derivative import Moved, drop_zeros, recomputed, widened
 from jsoftmax._dtypes import compute_dtype, upcast
-from jsoftmax._exact import add_exactly, divide_exactly, multiply_exactly, reciprocal
+from jsoftmax._exact import (
+    add_exactly,
+    divide_exactly,
+    multiply_exactly,
+    reciprocal,
+    subtract_exactly,
+)
 from jsoftmax._exp import exp, exp_of_difference, exp_of_quotient
 from jsoftmax._loop import where_needed
 from jsoftmax._mass import MODERATE, unshifted_weights
@@ -113,8 +119,9 @@ def log_softmax(
         Without it, on Auto mesh axes of CPUs, XLA gathers short rows: a `shard_map` spares that.
 
     Returns:
-      An array of the logits' shape and float dtype: float32 is within 4 eps max(1, abs(log p)), and
-      on CPUs within one (two in a row of many small entries that are all equal).
+      An array of the logits' shape and float dtype: float32 is mostly within 4 eps max(1,
+      abs(log p)), and on CPUs within one (in a row of many small entries that are all equal two,
+      and with a temperature half of their distance from the largest, over T).
       The log-probability of a nearly certain entry keeps its relative accuracy (log1p of what the
       others sum to).
 
@@ -312,7 +319,7 @@ def _log_p(logits: Array, temperature: Array | None, normalizer: Normalizer, alo
     # The barrier makes z a value of its own: XLA:CPU would store one that serves the sum as well.
     if temperature is None:
         log_sum, lack = lax.optimization_barrier(_log_sum(normalizer, None))
-        log_p, rest = add_exactly(x, -log_sum)
+        log_p, rest = subtract_exactly(x, log_sum)
         rest = rest - lack
     else:
         peak, log_total, lack = lax.optimization_barrier(normalizer)
@@ -320,9 +327,9 @@ def _log_p(logits: Array, temperature: Array | None, normalizer: Normalizer, alo
         difference, rest, divisor = shift_exactly(x, temperature, peak)
         difference = jnp.where((temperature == 0) & (difference < 0), -jnp.inf, difference)
         high, low = divide_exactly(difference, rest, divisor)
-        log_p, rest = add_exactly(high, -log_total)
+        log_p, rest = subtract_exactly(high, log_total)
         rest = rest + (low - lack)
-    return jnp.where(log_p == -jnp.inf, log_p, log_p + rest).astype(logits.dtype)
+    return (log_p + rest).astype(logits.dtype)
 
 
 def _log_sum(normalizer: Normalizer, temperature: Array | None) -> tuple[Array, Array]:
