@@ -25,13 +25,14 @@ def add_exactly(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def subtract_exactly(x: Array, most: Array) -> tuple[Array, Array]:
-    """The rounded difference, and what it lacks: -inf and 0 where x is -inf, and most a number.
+    """The rounded difference, and what it lacks: 0 where the difference is -inf.
 
-    With no NaN on the way there, which a checker would see.
+    With no NaN on the way where x is, which a checker would see.
     """
     absent = x == -jnp.inf
     difference, lack = add_exactly(jnp.where(absent, most, x), -most)
-    return jnp.where(absent, x - most, difference), lack
+    difference = jnp.where(absent, x - most, difference)
+    return difference, jnp.where(difference == -jnp.inf, 0, lack)
 
 
 def sum_exactly(x: Array, axis: int = -1, few: int = _FEW) -> tuple[Array, Array]:

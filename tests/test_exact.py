@@ -117,7 +117,7 @@ def test_halves_multiply_without_rounding(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_products_and_quotients_have_twice_the_digits(scale: float, dtype: type) -> None:
     wide = wider(dtype)
     random = np.random.default_rng(3)

@@ -245,3 +245,18 @@ def test_a_row_with_nothing_allowed_has_no_use_for_a_temperature(
         np.testing.assert_array_equal(log_p.astype(float), [[-INF] * 3, [np.nan, np.nan, -INF]])
         total = jax.jit(logsumexp)(x, where=where, temperature=t)
         np.testing.assert_array_equal(total.astype(float), [-INF, np.nan])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("temperature", [None, 1.0, 0.5, 3.0])
+def test_logits_further_apart_than_the_largest_float(temperature: float | None, dtype: str) -> None:
+    """What rounding takes from a difference that is no float is none."""
+    with jax.enable_x64(dtype == "float64"):
+        most = float(np.finfo(dtype).max)
+        x = jnp.array([[most, -most, 0.0], [most, most, -most]], dtype)
+        settings = {} if temperature is None else {"temperature": jnp.asarray(temperature, x.dtype)}
+        want = np.array([[1, 0, 0], [0.5, 0.5, 0]])
+        np.testing.assert_array_equal(jax.jit(softmax)(x, **settings), want)
+        log_p = np.asarray(jax.jit(log_softmax)(x, **settings))
+        np.testing.assert_allclose(np.exp(log_p), want, rtol=1e-6)
+        assert (log_p[want == 0] <= -most / 4).all()
