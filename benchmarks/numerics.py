@@ -265,9 +265,6 @@ def jobs() -> list[Job]:
             r.x, r.labels
         )
         in_jax["sparsemax"] = lambda r: jax.vmap(optax.projections.projection_simplex)(r.x)
-    for name in HOT:
-        if name in in_jax:
-            in_jax[at_t(name)] = at_temperature(in_jax[name], T if name == "logsumexp" else 1)
     with suppress(ImportError):
         import torch
 
@@ -280,14 +277,16 @@ def jobs() -> list[Job]:
                 r.x, r.labels, reduction="none"
             ),
         }
-        for name in HOT:
-            in_torch[at_t(name)] = at_temperature(in_torch[name], T if name == "logsumexp" else 1)
     with suppress(ImportError):
         import entmax as peer
 
         in_torch["sparsemax"] = lambda r: peer.sparsemax(r.x, -1)
         in_torch["entmax, alpha 1.5"] = lambda r: peer.entmax15(r.x, -1)
         in_torch["entmax, alpha 1.3"] = lambda r: peer.entmax_bisect(r.x, 1.3, -1)
+
+    for name, by in itertools.product(HOT, (in_jax, in_torch)):
+        if name in by:
+            by[at_t(name)] = at_temperature(by[name], T if name == "logsumexp" else 1)
 
     ours: dict[str, tuple[Function, Exact, Exact]] = {
         "softmax": (lambda r: jsoftmax.softmax(r.x), softmax, softmax_gradient),

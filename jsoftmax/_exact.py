@@ -111,9 +111,7 @@ def leading_digits(x: Array, most: Array) -> tuple[Array, Array]:
 
 def power_of_two(x: Array) -> Array:
     """The largest that is no more than x, for x above 0."""
-    digits = np.finfo(x.dtype).nmant
-    bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
-    return lax.bitcast_convert_type(bits >> digits << digits, x.dtype)
+    return without_digits(x, np.finfo(x.dtype).nmant)
 
 
 def unit_near(x: Array) -> Array:
@@ -171,8 +169,11 @@ def halves(x: Array) -> tuple[Array, Array]:
     where the digits are odd.
     """
     digits = np.finfo(x.dtype).nmant + 1
-    bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
-    dropped = (digits + 1) // 2
-    short = bits >> dropped << dropped
-    high = lax.bitcast_convert_type(short, x.dtype)
+    high = without_digits(x, (digits + 1) // 2)
     return high, x - high
+
+
+def without_digits(x: Array, dropped: int) -> Array:
+    """The float that is left without so many of the last digits, by its bits."""
+    bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
+    return lax.bitcast_convert_type(bits >> dropped << dropped, x.dtype)

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax._exact import add_exactly, divide_exactly, halves, subtract_exactly
+from jsoftmax._exact import (
+    add_exactly,
+    divide_exactly,
+    halves,
+    subtract_exactly,
+    without_digits,
+)
 
 # exp(r) = 1 + r + r^2 q(r) for abs(r) <= log(2) / 2: a minimax fit of q, within 0.05 of half an
 # eps, of which each coefficient was rounded before the next was fitted.
@@ -114,19 +120,13 @@ def _exp_of_quotient(difference: Array, lack: Array, divisor: Array) -> Array:
 
 
 def _log_2_times(x: Array) -> tuple[Array, Array]:
-    """Times log 2 in two floats, of which products with a whole number below 128 are exact."""
+    """Times log 2 in two floats of 17 digits: products with a whole number below 128 are exact."""
     log_2 = np.float32(math.log(2))
-    first = _short(x * log_2)
+    first = without_digits(x * log_2, 7)
     (x_high, x_low), (high, low) = halves(x), halves(jnp.full_like(x, log_2))
     rest = ((x_high * high - first) + (x_high * low + x_low * high)) + x_low * low
     beyond, _ = halves(jnp.full_like(x, math.log(2) - float(log_2)))
-    return first, _short(rest + x_high * beyond)
-
-
-def _short(x: Array) -> Array:
-    """Its first 17 digits."""
-    bits = lax.bitcast_convert_type(x, jnp.uint32)
-    return lax.bitcast_convert_type(bits >> 7 << 7, jnp.float32)
+    return first, without_digits(rest + x_high * beyond, 7)
 
 
 def _exp(x: Array) -> Array:
